@@ -1,0 +1,5 @@
+"""`python -m temperance`."""
+
+from temperance.cli import main
+
+main()

@@ -1,0 +1,173 @@
+"""The command line: verbs with a YAML file, `key.sub=value` overrides and a few flags.
+
+Only typer is imported here; everything heavy waits until a verb runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from temperance.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from temperance.reporting.html import Report
+
+app = typer.Typer(
+    help="Measure a teacher's calibration, calibrate it, distil a student, show whether it helped.",
+    epilog="All keys of a verb, with defaults and comments: temperance config VERB",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG.yaml] [key.sub=value]...",
+        help="A YAML file, then overrides.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="Run folder.  [default: the first free runs/VERB…]"),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue exactly where the run in --out stopped.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _run(
+    verb: str, tokens: list[str] | None, out: str | None, resume: bool, overwrite: bool
+) -> None:
+    """Run a verb, print its first tables and its sentences, and say where the rest is."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    config, overrides = _split(tokens or [])
+    function = getattr(import_module(f"temperance.verbs._{verb}"), verb)
+    outcome = function(config, out=out, resume=resume, overwrite=overwrite, overrides=overrides)
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        _show(outcome.report)
+        typer.echo(f"Report: {outcome.folder / 'report.html'}")
+
+
+def _split(tokens: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The YAML file, if the first token is one, and the overrides."""
+    if tokens and "=" not in tokens[0]:
+        return tokens[0], list(tokens[1:])
+    return None, list(tokens)
+
+
+def _show(report: Report) -> None:
+    """The tables of the first section, then the summary."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    from temperance.reporting.html import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False)
+    for block in report.sections[0].blocks:
+        if isinstance(block, Table):
+            table = RichTable(title=report.title, title_justify="left", caption=block.caption,
+                              caption_justify="left")  # fmt: skip
+            for column in block.columns:
+                table.add_column(column.name, justify="right" if column.numeric else "left")
+            for number, row in enumerate(block.rows):
+                table.add_row(*row, style="bold" if number in block.emphasise else None)
+            console.print(table, markup=False)
+    for sentence in report.lead:
+        console.print(sentence, markup=False, highlight=False)
+
+
+def _add(verb: str, help_text: str) -> None:
+    @app.command(verb, help=help_text)
+    def command(
+        settings: Settings = None,
+        out: Out = None,
+        resume: Resume = False,
+        overwrite: Overwrite = False,
+        debug: Debug = False,
+    ) -> None:
+        _run(verb, settings, out, resume, overwrite)
+
+
+_add("demo", "The whole path on real data as a small study, in two minutes.")
+_add("train", "Train a model on labels alone: a teacher or a baseline.")
+_add("measure", "Measure calibration: model=RUN_FOLDER or logits=FILE.")
+_add("calibrate", "Fit a temperature: model=RUN_FOLDER or logits=FILE.")
+_add("distill", "Distil a student: teacher.weights=RUN_FOLDER model=NAME.")
+
+
+@app.command()
+def report(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder of a finished run.")],
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="HTML file.  [default: DIR/report.html]")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a run's report again, from its folder alone."""
+    from temperance.verbs._report import report as write
+
+    typer.echo(f"Report: {write(folder, out=out).metrics['report']}")
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[KIND]",
+            help="datasets, models, calibrators or objectives; default: all",
+            show_default=False,
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """List the names that settings know."""
+    from temperance.config import look_up
+    from temperance.verbs._list import KINDS
+
+    if kind is not None:
+        look_up("kind", kind, KINDS)
+    for name in [kind] if kind else KINDS:
+        typer.echo(f"{name}: {', '.join(KINDS[name]())}")
+
+
+@app.command()
+def config(verb: Annotated[str, typer.Argument(metavar="VERB")], debug: Debug = False) -> None:
+    """Print a verb's commented default settings, to redirect into a file."""
+    from temperance.verbs._config import default_config
+
+    typer.echo(default_config(verb), nl=False)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: 0 when done, 2 for what the user can mend, 130 after Ctrl-C.
+
+    Args:
+        argv: arguments without the program's name; by default those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        app(arguments, prog_name="temperance")
+    except UserError as error:
+        if "--debug" in arguments:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None
+    except Interrupted as stopped:
+        typer.echo(f"{stopped}", err=True)
+        raise SystemExit(130) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped at once; the last checkpoint is intact", err=True)
+        raise SystemExit(130) from None

@@ -1,0 +1,101 @@
+"""Batches as a pure function of seed and step: an interrupted run continues with what is due."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from temperance.data.hashing import Purpose, hash64
+from temperance.data.images import ImageSet
+from temperance.data.views import ViewSpec, apply_views, draw, view_of_epoch
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images as a model gets them, and what is known about them."""
+
+    images: UInt8[Tensor, "rows channels height width"]
+    """After their views, before any normalisation."""
+    targets: Int[Tensor, " rows"]
+    ids: Int[Tensor, " rows"]
+    view: int = 0
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Full batches in `n` rows; one if there is none, of all rows.
+
+    Example:
+        >>> steps_per_epoch(1000, 128), steps_per_epoch(100, 128)
+        (7, 1)
+    """
+    return max(1, n // batch_size)
+
+
+def epoch_order(ids: Int[Tensor, " rows"], seed: int, epoch: int) -> Int[Tensor, " rows"]:
+    """Indices of the rows in the order of an epoch; which ids come when, their rows do not alter.
+
+    Example:
+        >>> ids = torch.tensor([5, 6, 7, 8])
+        >>> order, turned = epoch_order(ids, 0, epoch=1), epoch_order(ids.flip(0), 0, epoch=1)
+        >>> torch.equal(ids[order], ids.flip(0)[turned])
+        True
+    """
+    return torch.from_numpy(hash64(seed, Purpose.ORDER, epoch, ids.cpu().numpy()).argsort())
+
+
+def training_batches(
+    image_set: ImageSet,
+    *,
+    batch_size: int,
+    seed: int,
+    spec: ViewSpec,
+    start_step: int,
+    steps: int,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device,
+) -> Iterator[Batch]:
+    """The batches of the steps from `start_step` up to, not including, `steps`.
+
+    Every epoch is a new order of all rows; the last incomplete batch of an epoch is left out. The
+    batch of a step over all processes does not depend on their number: each gets every
+    `world_size`-th row of it.
+
+    Args:
+        batch_size: rows per step over all processes.
+        rank: of this process among `world_size`.
+        device: where images lie and views are made.
+    """
+    per_epoch = steps_per_epoch(len(image_set), batch_size)
+    images, targets = image_set.images.to(device), image_set.targets.to(device)
+    ids = image_set.ids.cpu()
+    order, ordered_epoch = ids, -1
+    for step in range(start_step, steps):
+        epoch, place = divmod(step, per_epoch)
+        if epoch != ordered_epoch:
+            order, ordered_epoch = epoch_order(ids, seed, epoch), epoch
+        chosen = order[place * batch_size : (place + 1) * batch_size][rank::world_size]
+        view = view_of_epoch(spec, epoch)
+        on_device = chosen.to(device)
+        batch = images[on_device]
+        if spec.crop_padding or spec.flip:
+            parameters = draw(spec, seed, ids[chosen], view)
+            batch = apply_views(batch, parameters, spec.crop_padding)
+        yield Batch(batch, targets[on_device], ids[chosen].to(device), view)
+
+
+def evaluation_batches(
+    image_set: ImageSet, batch_size: int, device: torch.device
+) -> Iterator[Batch]:
+    """All rows in order, unaltered; the last batch may be smaller."""
+    for start in range(0, len(image_set), batch_size):
+        rows = slice(start, start + batch_size)
+        yield Batch(
+            image_set.images[rows].to(device),
+            image_set.targets[rows].to(device),
+            image_set.ids[rows].to(device),
+        )

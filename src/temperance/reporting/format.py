@@ -1,0 +1,66 @@
+"""Numbers and cells as people read them: a real minus sign, and a dash where nothing is known."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+MISSING = "–"
+"""What stands in place of a value that is not known, so that it is never taken for zero."""
+
+
+def number(x: float | None, digits: int = 2) -> str:
+    """`x` with `digits` decimals; what rounds to zero has no sign.
+
+    Example:
+        >>> number(-1.234), number(-0.001), number(float("nan"))
+        ('−1.23', '0.00', '–')
+    """
+    return MISSING if _unknown(x) else _typeset(f"{x:z.{digits}f}")
+
+
+def signed(x: float | None, digits: int = 2) -> str:
+    """`x` with its sign always written, for differences; what rounds to zero has none.
+
+    Example:
+        >>> signed(1.5, 1), signed(-1.5, 1), signed(0.01, 1)
+        ('+1.5', '−1.5', '0.0')
+    """
+    text = number(x, digits)
+    positive = not _unknown(x) and round(float(x or 0), digits) > 0
+    return f"+{text}" if positive else text
+
+
+def interval(low: float | None, high: float | None, digits: int = 2) -> str:
+    """A closed interval, or a dash where an end is not known.
+
+    Example:
+        >>> interval(-0.5, 1.25), interval(None, 1.0)
+        ('[−0.50, 1.25]', '–')
+    """
+    if _unknown(low) or _unknown(high):
+        return MISSING
+    return f"[{number(low, digits)}, {number(high, digits)}]"
+
+
+def cell(value: object) -> str:
+    """One scalar of a table as text; floats that nobody formatted get four significant digits.
+
+    Example:
+        >>> cell("raw"), cell(-3), cell(0.123456), cell(None)
+        ('raw', '−3', '0.1235', '–')
+    """
+    if pd.isna(value):
+        return MISSING
+    if isinstance(value, str | bool):
+        return str(value)
+    return _typeset(f"{value:.4g}" if isinstance(value, float) else str(value))
+
+
+def _unknown(x: float | None) -> bool:
+    return x is None or math.isnan(x)
+
+
+def _typeset(text: str) -> str:
+    return text.replace("-", "−").replace("inf", "∞")

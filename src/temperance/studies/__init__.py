@@ -1,0 +1,1 @@
+"""Studies: plan, execute, compare."""

@@ -1,0 +1,88 @@
+"""What a study consists of: its settings, its arms, and the students that they ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from temperance.config import Args
+from temperance.data import DataArgs, SplitArgs
+from temperance.objectives import ObjectiveArgs
+from temperance.objectives.kd import KDArgs
+from temperance.objectives.labels import LabelsArgs
+from temperance.training import CalibrationArgs, EngineArgs, Recipe
+
+ArmName = Literal[
+    "labels", "labels+calibration", "raw", "calibrated", "under-confident", "constant-T"
+]
+
+ARMS: dict[ArmName, str] = {
+    "labels": "no teacher; labels of train only",
+    "labels+calibration": "no teacher; labels of train + calibration: equal labels",
+    "raw": "teacher as it is",
+    "calibrated": "teacher at its fitted temperature T",
+    "under-confident": "teacher at T × the under-confidence factor",
+    "constant-T": "teacher at one temperature for all: the geometric mean of the fitted T",
+}
+WITHOUT_TEACHER: tuple[ArmName, ...] = ("labels", "labels+calibration")
+EQUAL_LABELS: ArmName = "labels+calibration"
+
+
+class StudyArgs(Args):
+    """A paired comparison of arms over replicates that redraw split, teacher, T and student."""
+
+    data: DataArgs = DataArgs()
+    split: SplitArgs = SplitArgs()
+    """Its seed is the first replicate's; the others count up from it."""
+    teacher: Recipe = Recipe()
+    teacher_objective: LabelsArgs = LabelsArgs()
+    student: Recipe = Recipe()
+    objective: ObjectiveArgs = KDArgs()
+    """Its softening is set by `softenings`."""
+    calibration: CalibrationArgs = CalibrationArgs(fit="cross-fit", underconfidence=2.0)
+    arms: tuple[ArmName, ...] = tuple(ARMS)
+    softenings: tuple[PositiveFloat, ...] = (1.0, 4.0)
+    """τ of every arm that has a teacher."""
+    replicates: PositiveInt = 5
+    """How often everything is redrawn; fewer than 5 get no intervals."""
+    teacher_seed: NonNegativeInt = 0
+    """Of the first replicate's teacher; the others count up from it."""
+    student_seed: NonNegativeInt = 0
+    """Of the first replicate's students; the same for all arms of a replicate."""
+    margin: NonNegativeFloat = Field(default=0.5)
+    """Percentage points of accuracy below which a difference does not matter in practice."""
+    engine: EngineArgs = EngineArgs()
+
+
+@dataclass(frozen=True)
+class PlannedStudent:
+    """One student to train."""
+
+    replicate: int
+    arm: ArmName
+    softening: float | None
+    """None where there is no teacher."""
+
+    @property
+    def name(self) -> str:
+        """Short, unique within a study, and fit for a folder."""
+        tau = "" if self.softening is None else f"-tau{self.softening:g}"
+        return f"r{self.replicate}-{self.arm}{tau}"
+
+
+def planned_students(args: StudyArgs) -> list[PlannedStudent]:
+    """Every student of the study, replicate by replicate."""
+    return [
+        PlannedStudent(replicate, arm, softening)
+        for replicate in range(args.replicates)
+        for arm in args.arms
+        for softening in ((None,) if arm in WITHOUT_TEACHER else args.softenings)
+    ]
+
+
+def trainings(args: StudyArgs) -> int:
+    """How many models the study trains: teachers, fold teachers and students."""
+    fold_teachers = args.calibration.folds if args.calibration.fit == "cross-fit" else 0
+    return args.replicates * (1 + fold_teachers) + len(planned_students(args))

@@ -1,0 +1,89 @@
+"""Image classification: one row per image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from temperance.data import (
+    Batch,
+    ImageSet,
+    ViewSpec,
+    evaluation_batches,
+    steps_per_epoch,
+    training_batches,
+)
+from temperance.rows import Rows, Signal
+
+
+class ClassificationTask:
+    """Turns images into batches, batches into rows and a model's answers into signals.
+
+    Args:
+        train: the images that are trained on; they stay in memory on `device`.
+        views: the augmentation of the training images.
+        batch_size: images per step over all processes.
+        seed: of the order of the images and of their views.
+        device: where batches are made.
+        rank: of this process among `world_size`; each gets its share of every batch.
+    """
+
+    def __init__(
+        self,
+        train: ImageSet,
+        *,
+        views: ViewSpec,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.train, self.views, self.batch_size, self.seed = train, views, batch_size, seed
+        self.device, self.rank, self.world_size = device, rank, world_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every training image is seen once (the last incomplete batch is left)."""
+        return steps_per_epoch(len(self.train), self.batch_size)
+
+    def batches(self, *, start: int, steps: int) -> Iterator[Batch]:
+        """The training batches of the steps from `start` up to `steps`, a function of the seed."""
+        return training_batches(
+            self.train,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            spec=self.views,
+            start_step=start,
+            steps=steps,
+            rank=self.rank,
+            world_size=self.world_size,
+            device=self.device,
+        )
+
+    def rows(self, batch: Batch) -> Rows:
+        """What is known about the batch."""
+        return Rows(targets=batch.targets, ids=batch.ids, view=batch.view)
+
+    def signal(self, model: nn.Module, batch: Batch) -> Signal:
+        """What the model says about the batch."""
+        return Signal(model(batch.images))
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, images: ImageSet, *, device: torch.device, batch_size: int = 512
+) -> tuple[Float[Tensor, "rows classes"], Int[Tensor, " rows"]]:
+    """Logits (float32, on the CPU) and targets of every image, in order and without augmentation.
+
+    The model is put into eval mode and given back in the mode in which it came.
+    """
+    was_training = model.training
+    model.eval()
+    batches = evaluation_batches(images, batch_size=batch_size, device=device)
+    logits = torch.cat([model(batch.images).float().cpu() for batch in batches])
+    model.train(was_training)
+    return logits, images.targets.cpu()

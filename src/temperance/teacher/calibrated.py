@@ -1,0 +1,58 @@
+"""Teachers as sources of signals; the calibrator is applied here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from temperance.rows import Signal
+
+
+class GivesSignals(Protocol):
+    """The part of a task that a teacher needs: how a model is asked about a batch."""
+
+    def signal(self, model: nn.Module, batch: Any) -> Signal:
+        """What the model says about the batch."""
+        ...
+
+
+class Teacher(Protocol):
+    """What the training loop asks for every batch."""
+
+    def signal(self, task: GivesSignals, batch: Any) -> Signal | None:
+        """What the teacher says about the batch; None if there is no teacher."""
+        ...
+
+
+class NoTeacher:
+    """For training on labels alone."""
+
+    def signal(self, task: GivesSignals, batch: Any) -> None:
+        """Nothing to say."""
+        return None
+
+
+class LiveTeacher:
+    """A frozen model that is run on every batch, raw or calibrated.
+
+    An objective cannot tell the two apart, except by the `raw_logits` beside a calibrated
+    teacher's logits.
+
+    Args:
+        model: the teacher; put into eval mode and frozen.
+        calibrator: from logits to logits; None for the raw teacher.
+    """
+
+    def __init__(self, model: nn.Module, calibrator: nn.Module | None = None) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.calibrator = calibrator
+
+    @torch.no_grad()
+    def signal(self, task: GivesSignals, batch: Any) -> Signal:
+        """The teacher's signal for the batch, calibrated if it has a calibrator."""
+        raw = task.signal(self.model, batch)
+        if self.calibrator is None:
+            return raw
+        return Signal(self.calibrator(raw.logits), raw_logits=raw.logits, features=raw.features)

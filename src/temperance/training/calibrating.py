@@ -1,0 +1,126 @@
+"""Fitting a teacher's calibrator: on held-out rows, or by cross-fitting at no cost in labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+
+from temperance.calibration import TemperatureScaling
+from temperance.config import Args
+from temperance.data import Splits, folds
+from temperance.errors import UserError
+from temperance.objectives import Objective
+from temperance.run import Run
+from temperance.tasks import predict
+from temperance.teacher import NoTeacher
+from temperance.training.engine import Engine
+from temperance.training.student import (
+    Recipe,
+    load_predictions,
+    produce_student,
+    save_predictions,
+    without,
+)
+
+
+class CalibrationArgs(Args):
+    """Where the teacher's temperature comes from."""
+
+    fit: Literal["held-out", "cross-fit", "none"] = "held-out"
+    """held-out: on the calibration split. cross-fit: on the out-of-fold logits of K teachers of
+    the same recipe, so that no label is held out; assumes that the teacher behaves as they do.
+    none: the raw teacher."""
+    folds: int = Field(default=5, ge=2)
+    """K of the cross-fit."""
+    underconfidence: PositiveFloat = 1.0
+    """Multiplies the fitted temperature; above 1 the teacher becomes under-confident."""
+    force: bool = False
+    """Distil even if the fit says that its temperature is not usable."""
+
+
+def out_of_fold_logits(
+    recipe: Recipe,
+    objective: Objective,
+    splits: Splits,
+    *,
+    k: int,
+    seed: int,
+    engine: Engine,
+    run: Run,
+    open_run: Callable[[int], Run],
+    label: str,
+) -> tuple[Float[Tensor, "rows classes"], Int[Tensor, " rows"]]:
+    """Logits for every row of `splits.train` from a model that has not seen it.
+
+    Trains K models of one recipe, each on K − 1 stratified folds (cross-fitting; Dao et al.,
+    ICLR 2021). The result is kept in `run` as predictions `out-of-fold`.
+
+    Args:
+        open_run: the folder of one fold's training.
+    """
+    kept = load_predictions(run, "out-of-fold")
+    if kept is not None:
+        return kept
+    fold_of = folds(splits.train, k, seed)
+    logits = torch.empty(len(splits.train), len(splits.train.classes))
+    for fold in range(k):
+        held_out = (fold_of == fold).nonzero()[:, 0]
+        seen = replace(
+            splits,
+            train=splits.train.take((fold_of != fold).nonzero()[:, 0]),
+            validation=without(splits.validation),
+        )
+        model, _ = produce_student(
+            recipe,
+            seen,
+            NoTeacher(),
+            objective,
+            seed=seed,
+            engine=engine,
+            run=open_run(fold),
+            label=f"{label}, fold {fold + 1}/{k}",
+            test=False,
+        )
+        logits[held_out], _ = predict(model, splits.train.take(held_out), device=engine.device)
+    targets = splits.train.targets.cpu()
+    save_predictions(run, "out-of-fold", logits, targets, splits.train.ids)
+    return logits, targets
+
+
+def fit_held_out(model: nn.Module, splits: Splits, engine: Engine) -> TemperatureScaling:
+    """A temperature fitted on the calibration split.
+
+    Raises:
+        UserError: if the split is empty or holds one class only.
+    """
+    if not len(splits.calibration):
+        raise UserError(
+            "the calibration split is empty",
+            where="split.calibration",
+            mend="Set it above 0, or calibration.fit=cross-fit",
+        )
+    return TemperatureScaling().fit(*predict(model, splits.calibration, device=engine.device))
+
+
+def usable(calibrator: TemperatureScaling, args: CalibrationArgs) -> TemperatureScaling:
+    """The calibrator that a teacher gets: `underconfidence` applied, refused if the fit failed.
+
+    Raises:
+        UserError: if the fit is degenerate and `args.force` is not set.
+    """
+    fit = calibrator.fit_report
+    if fit is not None and not fit.usable and not args.force:
+        raise UserError(
+            f"no temperature can be fitted to this teacher's {fit.n} calibration rows"
+            f" (status '{fit.status}')",
+            where="calibration",
+            mend="Use more calibration rows, calibration.fit=none, or calibration.force=true to"
+            " distil with T = 1",
+        )
+    return calibrator.tempered(args.underconfidence)

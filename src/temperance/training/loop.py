@@ -1,0 +1,112 @@
+"""The loop that trains a student, or a teacher on labels alone: read it top to bottom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import ClassVar
+
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import nn
+
+from temperance.config import Args
+from temperance.errors import Interrupted
+from temperance.objectives import Objective
+from temperance.run import Run
+from temperance.tasks import ClassificationTask
+from temperance.teacher import Teacher
+from temperance.training.engine import Engine
+from temperance.training.optimisation import (
+    CosineArgs,
+    OptimizerArgs,
+    ScheduleArgs,
+    SGDArgs,
+    build_optimizer,
+    rate_factor,
+)
+from temperance.training.progress import Progress
+
+
+class TrainingArgs(Args):
+    """How long and how fast to learn."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"checkpoint_seconds"})
+
+    epochs: PositiveInt = 60
+    """How often every training image is seen."""
+    batch_size: PositiveInt = 64
+    """Images per step over all devices."""
+    optimizer: OptimizerArgs = SGDArgs()
+    schedule: ScheduleArgs = CosineArgs()
+    validate_every: PositiveInt = 1
+    """Epochs between two evaluations on the validation split."""
+    checkpoint_seconds: NonNegativeFloat = 60.0
+    """Time between two checkpoints; 0 writes one after every step."""
+
+
+def train_student(
+    task: ClassificationTask,
+    student: nn.Module,
+    teacher: Teacher,
+    objective: Objective,
+    args: TrainingArgs,
+    engine: Engine,
+    run: Run,
+    validate: Callable[[nn.Module], dict[str, float]],
+    label: str = "training",
+) -> nn.Module:
+    """Train `student` until the schedule ends.
+
+    Interrupted at any step and started again on the same run folder, it continues as if nothing
+    had happened: order, views, random state and optimiser are functions of what is saved.
+
+    Args:
+        teacher: gives a signal for every batch, raw or calibrated; `NoTeacher()` for labels alone.
+        objective: losses of both signals and the rows.
+        run: folder that receives checkpoints and one line of metrics per epoch.
+        validate: named numbers of the student on held-out images, asked between epochs.
+
+    Raises:
+        Interrupted: after Ctrl-C or SIGTERM, with a checkpoint written.
+        UserError: if the checkpoint in `run` cannot be read or the disk is full.
+    """
+    steps = args.epochs * task.steps_per_epoch
+    state = engine.start(student, build_optimizer(args.optimizer, student), steps)
+    checkpoint = run.folder / "checkpoints" / "last.pt"
+    if checkpoint.is_file():
+        engine.restore(state, checkpoint)
+        run.keep_metrics_until(state.step)
+    state.module.train()
+
+    progress = Progress(label, step=state.step, steps=steps, batch_size=task.batch_size)
+    saved = time.monotonic()
+    for batch in progress.timed(task.batches(start=state.step, steps=steps)):
+        rows = task.rows(batch)
+        with engine.autocast():
+            losses = objective(
+                student=task.signal(state.module, batch),
+                teacher=teacher.signal(task, batch),
+                rows=rows,
+                progress=state.progress,
+            )
+        rate = args.optimizer.lr * rate_factor(args.schedule, state.step, steps)
+        losses = engine.step(state, losses, rows, rate)
+
+        if state.step % task.steps_per_epoch == 0:
+            epoch = state.step // task.steps_per_epoch
+            measured = {name: float(loss) for name, loss in losses.items()}
+            if epoch % args.validate_every == 0 or epoch == args.epochs:
+                measured |= validate(student)
+            run.log_metrics(
+                step=state.step, epoch=epoch, rate=rate, **measured, **progress.rates(state.step)
+            )
+        progress.show(state.step, losses)
+        interrupted = engine.agree(engine.interrupted)
+        if interrupted or engine.agree(time.monotonic() - saved >= args.checkpoint_seconds):
+            engine.save(state, checkpoint)
+            saved = time.monotonic()
+        if interrupted:
+            progress.close()
+            raise Interrupted(f"{label} stopped at step {state.step} of {steps}")
+    progress.close()
+    return student

@@ -1,0 +1,169 @@
+"""One training run from images to a measured model on disk; done runs are loaded, not repeated."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import Any
+
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from temperance.calibration import accuracy, calibration_report, negative_log_likelihood
+from temperance.config import Args
+from temperance.data import ImageSet, Splits, ViewSpec
+from temperance.models import (
+    CNNArgs,
+    ImageClassifier,
+    ModelArgs,
+    channel_statistics,
+    create_model,
+    load_model,
+    save_model,
+)
+from temperance.objectives import Objective
+from temperance.run import Run, atomic
+from temperance.tasks import ClassificationTask, predict
+from temperance.teacher import Teacher
+from temperance.training.engine import Engine
+from temperance.training.loop import TrainingArgs, train_student
+
+
+class Recipe(Args):
+    """What a model is and how it learns."""
+
+    model: ModelArgs = CNNArgs()
+    """A name such as resnet20 or wrn-16-2, or a mapping with the name and its settings."""
+    augment: ViewSpec = ViewSpec()
+    training: TrainingArgs = TrainingArgs()
+
+
+def produce_student(
+    recipe: Recipe,
+    splits: Splits,
+    teacher: Teacher,
+    objective: Objective,
+    *,
+    seed: int,
+    engine: Engine,
+    run: Run,
+    label: str,
+    test: bool = True,
+    intervals: bool | None = None,
+) -> tuple[ImageClassifier, dict[str, Any]]:
+    """Train a model on `splits.train`, save it as `student/`, measure it, write `result.json`.
+
+    The headline is the last epoch; the best epoch on validation is named beside it and selects
+    nothing. The test split is looked at once, at the end, and not at all without `test`.
+
+    Args:
+        seed: of the initial weights, the order of the images and their views.
+        label: what the progress line calls it.
+        intervals: as in `calibration_report`; a study has better ones, over replicates.
+
+    Returns:
+        the model of the last epoch, and the content of result.json.
+
+    Raises:
+        Interrupted, UserError: as `train_student`.
+    """
+    done = run.read_json("result.json")
+    if done is not None:
+        model = load_model(run.folder / "student")
+        return model.to(engine.device), done
+
+    started = time.perf_counter()
+    mean, std = channel_statistics(splits.train.images)
+    model = create_model(
+        recipe.model,
+        channels=splits.train.images.shape[1],
+        input_size=tuple(splits.train.images.shape[2:]),
+        classes=splits.train.classes,
+        mean=mean,
+        std=std,
+        seed=seed,
+    )
+    task = ClassificationTask(
+        splits.train,
+        views=recipe.augment,
+        batch_size=recipe.training.batch_size,
+        seed=seed,
+        device=engine.device,
+        rank=engine.rank,
+        world_size=engine.world_size,
+    )
+
+    def validate(student: nn.Module) -> dict[str, float]:
+        if not len(splits.validation):
+            return {}
+        logits, targets = predict(student, splits.validation, device=engine.device)
+        return {
+            "validation_accuracy": accuracy(logits, targets),
+            "validation_nll": negative_log_likelihood(logits, targets),
+        }
+
+    train_student(
+        task, model, teacher, objective, recipe.training, engine, run, validate, label=label
+    )
+    result: dict[str, Any] = {
+        "rows": {"train": len(splits.train), "validation": len(splits.validation)},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "validation": _last_and_best(run),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    if test:
+        logits, targets = predict(model, splits.test, device=engine.device)
+        save_predictions(run, "test", logits, targets, splits.test.ids)
+        result["test"] = calibration_report(logits, targets, intervals=intervals).to_dict()
+    if run.writes:
+        save_model(model, run.path("student"))
+    run.write_json("result.json", result)
+    if run.writes:
+        # A finished run is not continued: its student is the result.
+        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    return model, result
+
+
+def _last_and_best(run: Run) -> dict[str, float]:
+    epochs = [line for line in run.metrics() if "validation_accuracy" in line]
+    if not epochs:
+        return {}
+    best = max(epochs, key=lambda line: line["validation_accuracy"])
+    return {
+        "accuracy": epochs[-1]["validation_accuracy"],
+        "nll": epochs[-1]["validation_nll"],
+        "best_accuracy": best["validation_accuracy"],
+        "best_epoch": best["epoch"],
+    }
+
+
+def save_predictions(
+    run: Run,
+    name: str,
+    logits: Float[Tensor, "rows classes"],
+    targets: Int[Tensor, " rows"],
+    ids: Int[Tensor, " rows"],
+) -> None:
+    """Keep what a model said, as `predictions/NAME.safetensors`: logits, targets, ids."""
+    if run.writes:
+        with atomic(run.path("predictions", f"{name}.safetensors")) as temporary:
+            save_file(
+                {"logits": logits.contiguous(), "targets": targets, "ids": ids.cpu()}, temporary
+            )
+
+
+def load_predictions(
+    run: Run, name: str
+) -> tuple[Float[Tensor, "rows classes"], Int[Tensor, " rows"]] | None:
+    """What `save_predictions` kept, None where it has not yet."""
+    path = run.folder / "predictions" / f"{name}.safetensors"
+    if not path.is_file():
+        return None
+    content = load_file(path)
+    return content["logits"], content["targets"]
+
+
+def without(images: ImageSet) -> ImageSet:
+    """An empty set of the same kind, for the split that a run does without."""
+    return images.take(images.ids[:0])

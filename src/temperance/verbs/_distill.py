@@ -1,0 +1,271 @@
+"""`distill`: a student from a raw or calibrated teacher."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import NonNegativeInt
+
+from temperance.calibration import (
+    TemperatureScaling,
+    calibration_report,
+    load_calibrator,
+    save_calibrator,
+)
+from temperance.config import Args
+from temperance.data import DataArgs, SplitArgs, Splits
+from temperance.errors import UserError
+from temperance.models import ImageClassifier, load_model, weights_sha256
+from temperance.objectives import ObjectiveArgs, get_objective
+from temperance.objectives.kd import KDArgs
+from temperance.objectives.labels import LabelsArgs
+from temperance.reporting.html import Paragraph, Report, Section, write_report
+from temperance.run import Run, file_sha256, identity
+from temperance.tasks import predict
+from temperance.teacher import LiveTeacher
+from temperance.training import (
+    CalibrationArgs,
+    Engine,
+    EngineArgs,
+    Recipe,
+    fit_held_out,
+    out_of_fold_logits,
+    produce_student,
+    usable,
+)
+from temperance.verbs._blocks import calibration_sections, results_table
+from temperance.verbs._calibrate import fit_table
+from temperance.verbs._common import (
+    Config,
+    Outcome,
+    provenance,
+    running,
+    settings,
+    stored_config,
+    training_of,
+    weights_of,
+)
+from temperance.verbs._source import splits_of
+from temperance.verbs._train import curves_section, model_card
+
+logger = logging.getLogger("temperance")
+
+
+class TeacherArgs(Args):
+    """A trained teacher, and its calibrator if there is one already."""
+
+    weights: Path
+    """A run's folder, or a folder with model.safetensors and config.json."""
+    calibrator: Path | None = None
+    """A folder made by `temperance calibrate`; then `calibration.fit` is not used."""
+
+
+class DistillArgs(Recipe):
+    """Distil a student from a teacher; the student's model and training stand at the top level."""
+
+    teacher: TeacherArgs
+    calibration: CalibrationArgs = CalibrationArgs()
+    objective: ObjectiveArgs = KDArgs()
+    data: DataArgs | None = None
+    """null: what the teacher's run was trained on."""
+    split: SplitArgs | None = None
+    """null: as in the teacher's run, so that its calibration rows are rows it has not seen."""
+    seed: NonNegativeInt = 0
+    """Of the student's initial weights, the order of the images and their views."""
+    engine: EngineArgs = EngineArgs()
+
+
+def distill(
+    config: Config = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    overrides: Sequence[str] = (),
+    **values: Any,
+) -> Outcome:
+    """Distil a student from a raw or calibrated teacher, and measure it.
+
+    Args:
+        config: YAML file or mapping with the keys of `temperance config distill`.
+        out: run folder; by default the first free `runs/distill…`.
+        resume: continue exactly where the run in `out` stopped.
+        overwrite: replace the run in `out`.
+        overrides: `key.sub=value` strings on top of `config`.
+        values: the same keys as keyword arguments, on top of both.
+
+    Raises:
+        UserError: for settings, data, a teacher or a folder that cannot be used, and for a
+            degenerate calibration fit without `calibration.force`.
+        Interrupted: after Ctrl-C, with a checkpoint written.
+    """
+    args = settings(DistillArgs, config, overrides, values, out=out, resume=resume)
+    engine = Engine(args.engine)
+    splits, fingerprint = splits_of(args.teacher.weights, args.data, args.split, engine)
+    teacher = load_model(weights_of(args.teacher.weights), classes=len(splits.train.classes))
+    teacher.to(engine.device)
+    digest = identity(args, data=fingerprint, teacher=weights_sha256(teacher), **_given(args))
+    with running(
+        "distill", args, digest, engine, out=out, resume=resume, overwrite=overwrite
+    ) as run:
+        calibrator = teacher_calibrator(args, teacher, splits, engine, run)
+        _, result = produce_student(
+            args,
+            splits,
+            LiveTeacher(teacher, calibrator.to(engine.device) if calibrator else None),
+            get_objective(args.objective),
+            seed=args.seed,
+            engine=engine,
+            run=run,
+            label=args.model.name,
+        )
+        if run.writes:
+            run.write("student/README.md", model_card(run, result))
+            _measure_teacher(run, teacher, calibrator, splits, engine)
+            report = compose(run)
+            write_report(report, run.path("report.html"))
+        else:
+            report = compose(run)
+    return Outcome(run.folder, result, report)
+
+
+def _given(args: DistillArgs) -> dict[str, str]:
+    """Digest of the calibrator that was given, for the run's identity."""
+    path = args.teacher.calibrator
+    if path is None:
+        return {}
+    folder = path if path.is_dir() else path.parent
+    file = folder / "calibrator.safetensors"
+    return {"calibrator": file_sha256(file)} if file.is_file() else {}
+
+
+def teacher_calibrator(
+    args: DistillArgs, teacher: ImageClassifier, splits: Splits, engine: Engine, run: Run
+) -> TemperatureScaling | None:
+    """The calibrator given, one fitted as `args.calibration` says, or None for a raw teacher."""
+    if args.teacher.calibrator is not None:
+        loaded = load_calibrator(args.teacher.calibrator)
+        if not isinstance(loaded, TemperatureScaling):
+            raise UserError(
+                f"is a '{loaded.name}' calibrator, which has no temperature to multiply",
+                where=args.teacher.calibrator,
+                mend="Give a temperature calibrator",
+            )
+        fitted = loaded
+    elif args.calibration.fit == "none":
+        return None
+    elif args.calibration.fit == "held-out":
+        fitted = fit_held_out(teacher, splits, engine)
+    else:
+        fitted = _cross_fit(args, splits, engine, run)
+    calibrator = usable(fitted, args.calibration)
+    if run.writes:
+        save_calibrator(calibrator, run.folder)
+    logger.info("the teacher's calibration temperature is T = %.4f", calibrator.temperature)
+    return calibrator
+
+
+def _cross_fit(args: DistillArgs, splits: Splits, engine: Engine, run: Run) -> TemperatureScaling:
+    """T from fold teachers of the recipe that the teacher's own run recorded."""
+    trained = training_of(args.teacher.weights)
+    if trained is None:
+        raise UserError(
+            "cross-fitting trains teachers of the same recipe, which is not recorded with these"
+            " weights",
+            where=args.teacher.weights,
+            mend="Use a teacher made by `temperance train`, or calibration.fit=held-out",
+        )
+    recipe = Recipe.model_validate({name: trained[name] for name in Recipe.model_fields})
+    objective = get_objective(LabelsArgs.model_validate(trained["objective"]))
+
+    def open_fold(fold: int) -> Run:
+        digest = identity(recipe, fold=fold, run=(run.started_as() or {}).get("identity"))
+        return Run.open(
+            run.folder / "folds" / str(fold),
+            verb="distill",
+            config=recipe,
+            identity=digest,
+            resume=True,
+            writes=run.writes,
+        )
+
+    logits, targets = out_of_fold_logits(
+        recipe,
+        objective,
+        splits,
+        k=args.calibration.folds,
+        seed=int(trained["seed"]),
+        engine=engine,
+        run=run,
+        open_run=open_fold,
+        label="fold teachers",
+    )
+    return TemperatureScaling().fit(logits, targets)
+
+
+def _measure_teacher(
+    run: Run,
+    teacher: ImageClassifier,
+    calibrator: TemperatureScaling | None,
+    splits: Splits,
+    engine: Engine,
+) -> None:
+    """teacher.json: the teacher on held-out rows and on the rows that it taught, raw and as used.
+
+    Not on the student's test rows: a teacher's calibration and its student's accuracy are never
+    computed on the same rows.
+    """
+    reports = {}
+    for name, images in (("calibration", splits.calibration), ("distilled", splits.train)):
+        if len(images):
+            logits, targets = predict(teacher, images, device=engine.device)
+            reports[f"teacher, raw, {name} rows"] = calibration_report(logits, targets).to_dict()
+            if calibrator is not None:
+                calibrated = calibration_report(calibrator.cpu()(logits), targets)
+                reports[f"teacher, as used, {name} rows"] = calibrated.to_dict()
+    fit = calibrator.fit_report if calibrator is not None else None
+    run.write_json(
+        "teacher.json",
+        {
+            "reports": reports,
+            "temperature": calibrator.temperature if calibrator is not None else None,
+            "fit": fit.to_dict() if fit is not None else None,
+        },
+    )
+
+
+def compose(run: Run) -> Report:
+    """The report of a finished distillation, from its folder alone."""
+    result = run.read_json("result.json") or {}
+    teacher = run.read_json("teacher.json") or {"reports": {}, "temperature": None, "fit": None}
+    test, validation = result["test"], result["validation"]
+    temperature = teacher["temperature"]
+    lead = [
+        f"Student: test accuracy of the last epoch {test['accuracy']:.2%} on {test['n']} images.",
+        "The teacher was raw."
+        if temperature is None
+        else f"The teacher's logits were divided by T = {temperature:.4f}.",
+    ]
+    if validation:
+        lead.append(
+            f"On validation the last epoch has {validation['accuracy']:.2%}, the best"
+            f" (epoch {validation['best_epoch']}) {validation['best_accuracy']:.2%}."
+        )
+    blocks = [results_table({"student, test": test, **teacher["reports"]})]
+    caution = Paragraph(
+        "One student shows nothing about whether calibrating helped: that takes replicates and"
+        " controls, which `temperance demo` compares."
+    )
+    sections = [Section("Result", [*blocks, caution]), curves_section(run)]
+    if teacher["fit"]:
+        sections.append(Section("Temperature", [fit_table(teacher["fit"])]))
+    return Report(
+        title="Distillation",
+        lead=lead,
+        sections=[*sections, *calibration_sections({"student, test": test, **teacher["reports"]})],
+        provenance=provenance(run),
+        config_yaml=stored_config(run),
+    )

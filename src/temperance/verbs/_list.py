@@ -1,0 +1,15 @@
+"""`list`: the names that configs know."""
+
+from __future__ import annotations
+
+from temperance.calibration import list_calibrators
+from temperance.data import list_datasets
+from temperance.models import list_models
+from temperance.objectives import list_objectives
+
+KINDS = {
+    "datasets": list_datasets,
+    "models": list_models,
+    "calibrators": list_calibrators,
+    "objectives": list_objectives,
+}

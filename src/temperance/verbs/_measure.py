@@ -1,0 +1,125 @@
+"""`measure`: how well a model knows its own confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import PositiveInt
+
+from temperance.calibration import (
+    CalibrationReport,
+    TemperatureScaling,
+    calibration_report,
+    describe,
+    load_calibrator,
+)
+from temperance.reporting.html import Report, Section, write_report
+from temperance.run import Run, identity
+from temperance.tasks import predict
+from temperance.training import Engine
+from temperance.verbs._blocks import calibration_sections, results_table
+from temperance.verbs._common import (
+    Config,
+    Outcome,
+    provenance,
+    running,
+    settings,
+    stored_config,
+)
+from temperance.verbs._source import SourceArgs, load_source
+
+
+class MeasureArgs(SourceArgs):
+    """Measure a model's calibration."""
+
+    calibrator: Path | None = None
+    """Apply this calibrator first: a folder made by `temperance calibrate`."""
+    n_bins: PositiveInt = 15
+    """Equal-width bins of the ECE."""
+    intervals: bool | None = None
+    """Bootstrap intervals and noise floors; null: up to 1e7 logits."""
+
+
+def measure(
+    config: Config = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    overrides: Sequence[str] = (),
+    **values: Any,
+) -> Outcome:
+    """Measure a model's calibration, from a file of logits or from a model and its data.
+
+    Writes metrics.json and report.html with a reliability diagram; with a model, also measures
+    the rows that it was trained on, which are the ones that it will teach.
+
+    Args:
+        config: YAML file or mapping with the keys of `temperance config measure`.
+        out: run folder; by default the first free `runs/measure…`.
+        resume: accept a finished run in `out`.
+        overwrite: replace the run in `out`.
+        overrides: `key.sub=value` strings on top of `config`.
+        values: the same keys as keyword arguments, on top of both.
+
+    Raises:
+        UserError: for settings, logits or a folder that cannot be used.
+    """
+    args = settings(MeasureArgs, config, overrides, values, out=out, resume=resume)
+    engine = Engine(args.engine)
+    source = load_source(args, engine)
+    calibrator = load_calibrator(args.calibrator) if args.calibrator else None
+
+    def report_of(logits: Any, targets: Any) -> CalibrationReport:
+        if calibrator is not None:
+            logits = calibrator(logits)
+        return calibration_report(logits, targets, n_bins=args.n_bins, intervals=args.intervals)
+
+    held_out = report_of(source.logits, source.targets)
+    temperature = _mending_temperature(source.logits, source.targets, calibrator)
+    metrics: dict[str, Any] = {
+        "words": describe(held_out, temperature),
+        "temperature": temperature,
+        "rows": {source.name: held_out.to_dict()},
+    }
+    if source.model is not None and source.splits is not None and args.rows != "train":
+        taught = report_of(*predict(source.model, source.splits.train, device=engine.device))
+        metrics["rows"]["train (distilled rows)"] = taught.to_dict()
+
+    digest = identity(args, **source.facts)
+    with running(
+        "measure", args, digest, engine, out=out, resume=resume, overwrite=overwrite
+    ) as run:
+        run.write_json("metrics.json", metrics)
+        report = compose(run)
+        if run.writes:
+            write_report(report, run.path("report.html"))
+    return Outcome(run.folder, metrics, report)
+
+
+def _mending_temperature(
+    logits: Any, targets: Any, calibrator: TemperatureScaling | None
+) -> float | None:
+    """The temperature that would mend what is measured; None where no fit is usable."""
+    if calibrator is not None or len(targets.unique()) < 2:
+        return None
+    fitted = TemperatureScaling().fit(logits, targets)
+    usable = fitted.fit_report is not None and fitted.fit_report.usable
+    return fitted.temperature if usable else None
+
+
+def compose(run: Run) -> Report:
+    """The report of a measurement, from its folder alone."""
+    metrics = run.read_json("metrics.json") or {}
+    return Report(
+        title="Calibration",
+        lead=[metrics["words"]],
+        sections=[
+            Section("Result", [results_table(metrics["rows"])]),
+            *calibration_sections(metrics["rows"]),
+        ],
+        provenance=provenance(run),
+        config_yaml=stored_config(run),
+    )

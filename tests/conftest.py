@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def browse() -> Callable[..., Any]:
+    """Opens an HTML file in headless Chromium: `browse(path) -> PageRecord`."""
+    chromium = _helper("reporting/chromium.py")
+    if chromium.find_chromium() is None:
+        pytest.skip(f"no browser: none of {', '.join(chromium.NAMES)} is installed")
+    return chromium.open_page
+
+
+def _helper(path: str) -> Any:
+    """A module beside the tests; they are no package, so it is loaded from its file."""
+    name = f"tests_helper_{Path(path).stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / path)
+        assert spec
+        assert spec.loader
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
