@@ -38,9 +38,9 @@ def test_later_sources_win(tmp_path: Path) -> None:
 
 def test_a_bare_name_stands_for_its_defaults() -> None:
     assert load_config(Drawing, {"title": "t"}, ["shape=square"]).shape == Square()
-    assert load_config(Drawing, {"title": "t", "shape": "square"}, ["shape.side=5"]).shape == Square(
-        side=5
-    )
+    assert load_config(
+        Drawing, {"title": "t", "shape": "square"}, ["shape.side=5"]
+    ).shape == Square(side=5)
 
 
 @pytest.mark.parametrize("text", ["1e-3", "0.001", ".001", "1.0e-3"])

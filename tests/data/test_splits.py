@@ -31,11 +31,11 @@ def balanced(n, classes, first_id=0):
     return image_set(torch.arange(n) % classes, first_id)
 
 
-class_sizes = st.lists(st.integers(8, 60), min_size=2, max_size=8)
+class_sizes = st.lists(st.integers(12, 60), min_size=2, max_size=8)
 split_args = st.builds(
     SplitArgs,
     seed=st.integers(0, 1000),
-    test=st.floats(0.1, 0.5),
+    test=st.floats(0.25, 0.5),
     validation=st.floats(0.0, 0.3),
     calibration=st.floats(0.01, 0.3),
     calibration_source=st.sampled_from(["train", "test"]),

@@ -253,7 +253,7 @@ def score_rows(
         likelihood = log_probabilities.gather(1, labels[:, None])[:, 0]
         distance = log_probabilities.exp()
         confidence = distance.amax(1)
-        distance.scatter_add_(1, labels[:, None], torch.ones_like(likelihood)[:, None])
+        distance.scatter_add_(1, labels[:, None], -torch.ones_like(likelihood)[:, None])
         correct = (predicted == labels).double()
         chunks.append((confidence, correct, -likelihood, distance.square_().sum(1)))
     return RowScores(*(torch.cat(column) for column in zip(*chunks, strict=True)))

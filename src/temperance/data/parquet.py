@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Int, UInt8
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from temperance.config import did_you_mean
@@ -75,7 +79,7 @@ def _read(file: Path, image_column: str, label_column: str) -> Part:
                     where=file,
                     mend=f"Set data.{key}. {did_you_mean(column, schema.names)}",
                 )
-        table = pq.read_table(file, columns=[image_column, label_column])
+        table = pq.read_table(file, columns=list({image_column, label_column}))
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"is damaged or no Parquet file ({error})", where=file) from None
     if not len(table):
@@ -100,52 +104,58 @@ def _read(file: Path, image_column: str, label_column: str) -> Part:
             f" 'bytes', but is {column.type}",
             where=file,
         )
-    images = _decode(column.to_pylist(), file, names)
-    return images, targets, _class_names(schema, label_column, file)
+    classes = _class_names(schema, label_column, file)  # before what takes long
+    return _decode(column.to_pylist(), file, names), targets, classes
 
 
 def _decode(
     encoded: Sequence[bytes | None], file: Path, names: Sequence[str | None] | None
 ) -> UInt8[Tensor, "rows channels height width"]:
     """The images, of one channel if all are grey, else of three."""
-    from torchvision.io import ImageReadMode, decode_image
-
-    images: list[Tensor] = []
+    pictures: list[npt.NDArray[np.uint8]] = []
     for row, content in enumerate(encoded):
         inner = f" ({names[row]})" if names and names[row] else ""
         where = f"{file}, row {row}{inner}"
         if not content:
             raise UserError("holds no image", where=where, mend="Remove the row")
-        data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        try:
-            image = decode_image(data)
-            if image.shape[0] not in (1, 3):  # an alpha channel, or a JPEG for print (CMYK)
-                image = decode_image(data, mode=ImageReadMode.RGB)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0].rsplit("cpp:", 1)[-1].lstrip("0123456789, ")
+        picture = _decode_one(content, where)
+        if pictures and picture.shape[:2] != pictures[0].shape[:2]:
+            size, first = ("×".join(map(str, p.shape[:2])) for p in (picture, pictures[0]))
             raise UserError(
-                f"the image is truncated or damaged ({reason})",
-                where=where,
-                mend="Replace it or remove the row",
-            ) from None
-        if image.dtype != torch.uint8:
-            raise UserError("the image has more than 8 bits per channel", where=where)
-        if images and image.shape[1:] != images[0].shape[1:]:
-            raise UserError(
-                f"the image is {_size(image)}, the first one {_size(images[0])}",
+                f"the image is {size}, the first one {first}",
                 where=where,
                 mend="Make all images of one size (height×width)",
             )
-        images.append(image)
-    channels = max(image.shape[0] for image in images)
-    stacked = torch.empty(len(images), channels, *images[0].shape[1:], dtype=torch.uint8)
-    for row, image in enumerate(images):
-        stacked[row] = image  # a grey image among coloured ones spreads over the three channels
-    return stacked
+        pictures.append(picture)
+    channels = max(picture.shape[2] for picture in pictures)
+    stacked = np.empty((len(pictures), channels, *pictures[0].shape[:2]), dtype=np.uint8)
+    for row, picture in enumerate(pictures):
+        # A grey image among coloured ones spreads over the three channels.
+        stacked[row] = picture.transpose(2, 0, 1)
+    return torch.from_numpy(stacked)
 
 
-def _size(image: UInt8[Tensor, "channels height width"]) -> str:
-    return f"{image.shape[1]}×{image.shape[2]}"
+def _decode_one(content: bytes, where: str) -> UInt8[np.ndarray, "height width channels"]:
+    """One image of one or three channels; transparency is dropped."""
+    try:
+        image: Image.Image = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
+        image.load()
+    except UnidentifiedImageError:
+        reason = "the image is truncated, or neither JPEG nor PNG"
+        raise UserError(reason, where=where, mend="Replace it or remove the row") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow's PNG reader raises SyntaxError and ValueError for broken chunks.
+        raise UserError(
+            f"the image is truncated or damaged ({error})",
+            where=where,
+            mend="Replace it or remove the row",
+        ) from None
+    if image.mode.startswith(("I", "F")):
+        raise UserError("the image has more than 8 bits per channel", where=where)
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
 def _class_names(schema: Any, label_column: str, file: Path) -> tuple[str, ...] | None:

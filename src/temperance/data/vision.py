@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import socket
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,12 +107,12 @@ def _read_idx(folder: Path, name: str, axes: int) -> npt.NDArray[np.uint8]:
         raise UserError("there is no such file", where=folder / name, mend="Get it, .gz or not")
     try:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot be read ({error})", where=file, mend="Get it anew") from None
-    head = np.frombuffer(content[: 4 * (1 + axes)], dtype=">u4").tolist()
-    if len(head) != 1 + axes or head[0] != 0x0800 + axes:
-        raise UserError("is no IDX file of bytes", where=file, mend="Get it anew")
-    shape, data = head[1:], bytearray(content[4 * (1 + axes) :])
+    head, data = content[: 4 * (1 + axes)], bytearray(content[4 * (1 + axes) :])
+    if len(head) < 4 * (1 + axes) or int.from_bytes(head[:4]) != 0x0800 + axes:
+        raise UserError("is truncated or no IDX file of bytes", where=file, mend="Get it anew")
+    shape = np.frombuffer(head[4:], dtype=">u4").tolist()
     if len(data) != np.prod(shape) or not data:
         raise UserError(
             f"is truncated: {len(data)} of {np.prod(shape)} bytes", where=file, mend="Get it anew"

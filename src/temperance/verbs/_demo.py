@@ -10,7 +10,7 @@ import pandas as pd
 
 from temperance.config import load_config
 from temperance.data import DataArgs, SplitArgs
-from temperance.models import CNNArgs, MLPArgs
+from temperance.models import MLPArgs
 from temperance.reporting.figures import (
     arms_by_softening,
     paired_differences,
@@ -34,6 +34,7 @@ from temperance.training import (
     Engine,
     EngineArgs,
     Recipe,
+    SGDArgs,
     TrainingArgs,
 )
 from temperance.verbs._common import (
@@ -53,8 +54,10 @@ class DemoArgs(StudyArgs):
     data: DataArgs = DataArgs(name="digits")
     split: SplitArgs = SplitArgs(test=0.7)
     teacher: Recipe = Recipe(
-        model=CNNArgs(width=16, batch_norm=False),
-        training=TrainingArgs(epochs=60, optimizer=AdamWArgs(lr=3e-3), validate_every=5),
+        model=MLPArgs(width=128),
+        training=TrainingArgs(
+            epochs=150, optimizer=SGDArgs(lr=0.1, weight_decay=0.0), validate_every=10
+        ),
     )
     student: Recipe = Recipe(
         model=MLPArgs(width=16),
