@@ -34,13 +34,13 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 
     Example:
         >>> did_you_mean("softning", ["softening", "weight"])
-        "Did you mean 'softening'"
+        "Did you mean 'softening'?"
         >>> did_you_mean("x", ["softening", "weight"])
         'Known: softening, weight'
     """
     names = sorted(options)
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
-    return f"Did you mean '{near[0]}'" if near else f"Known: {', '.join(names)}"
+    return f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(names)}"
 
 
 def look_up(kind: str, name: str, entries: Mapping[str, Entry]) -> Entry:
@@ -210,6 +210,11 @@ def _explain(problem: ErrorDetails, cls: type[Args]) -> str:
         case "union_tag_not_found":
             return f"{key}: needs a name"
         case "missing":
+            inner = _args_classes(owner.model_fields[names[-1]]) if owner else []
+            if inner:
+                needed = (name for name, field in inner[0].model_fields.items()
+                          if field.is_required())  # fmt: skip
+                key = f"{key}.{next(needed)}"
             return f"'{key}' is required. Set it in the YAML or as {key}=VALUE"
         case "value_error":
             message = str(problem["ctx"]["error"]).rstrip(".")

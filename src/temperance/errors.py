@@ -22,7 +22,8 @@ class UserError(ValueError):
     def __init__(self, what: str, *, where: object = None, mend: str | None = None) -> None:
         self.what, self.where, self.mend = what, where, mend
         place = f"{where}: " if where is not None else ""
-        super().__init__(f"{place}{what}." + (f" {mend}." if mend else ""))
+        sentences = [place + what, mend or ""]
+        super().__init__(" ".join(s if s.endswith("?") else f"{s}." for s in sentences if s))
 
 
 class Interrupted(Exception):

@@ -103,7 +103,7 @@ def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(UserError, match="No space"):
             save_calibrator(TemperatureScaling.from_temperature(3.0), folder)
     assert load_calibrator(folder).temperature == calibrator.temperature
     assert len(list(folder.iterdir())) == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import temperance
 from temperance.calibration.scaling import Calibrator
 from temperance.config import look_up
 from temperance.errors import UserError
+from temperance.run import atomic
 
 SCHEMA = 1  # raise when an older version could no longer read the files
 
@@ -25,10 +25,9 @@ def save_calibrator(calibrator: Calibrator, folder: str | Path) -> Path:
     the hash of the tensors, so a pair that does not belong together is noticed.
 
     Raises:
-        UserError: if the calibrator is not fitted.
+        UserError: if the calibrator is not fitted, or the disk is full.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     state = {key: tensor.cpu().contiguous() for key, tensor in calibrator.state_dict().items()}
     tensors = safetensors.torch.save(state)
     content = {
@@ -39,8 +38,9 @@ def save_calibrator(calibrator: Calibrator, folder: str | Path) -> Path:
         **calibrator.record(),
     }
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    _replace(folder / "calibrator.safetensors", tensors)
-    _replace(folder / "calibrator.json", text.encode())
+    for name, data in (("calibrator.safetensors", tensors), ("calibrator.json", text.encode())):
+        with atomic(folder / name) as temporary:
+            temporary.write_bytes(data)
     return folder / "calibrator.json"
 
 
@@ -104,15 +104,3 @@ def _read(path: Path) -> bytes:
             where=path,
             mend="Give the folder, or the calibrator.json, that `calibrate` wrote",
         ) from None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)  # noqa: PTH105 - the name says what matters here
-    finally:
-        temporary.unlink(missing_ok=True)

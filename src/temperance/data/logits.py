@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,4 +59,8 @@ def _read_parquet(path: Path) -> dict[str, Any]:
     return content
 
 
-_READERS = {".npz": _read_npz, ".safetensors": load_file, ".parquet": _read_parquet}
+_READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    ".npz": _read_npz,
+    ".safetensors": load_file,
+    ".parquet": _read_parquet,
+}

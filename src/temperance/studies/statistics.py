@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class PairedDifference:
         """Whether the 90 % interval lies inside ± margin: equivalence by two one-sided tests."""
         if self.low is None or self.sd is None:
             return False
-        half = float(stats.t.ppf(0.95, self.n - 1)) * self.sd / self.n**0.5
+        half = float(stats.t.ppf(0.95, self.n - 1)) * self.sd / math.sqrt(self.n)
         return abs(self.mean) + half < margin
 
 
@@ -63,7 +64,7 @@ def paired_difference(differences: Sequence[float]) -> PairedDifference:
     sd = float(values.std(ddof=1)) if n > 1 else None
     if sd is None or n < FEWEST:
         return PairedDifference(mean, n, sd, None, None, None, None)
-    error = sd / n**0.5
+    error = sd / math.sqrt(n)
     quantile = float(stats.t.ppf(0.975, n - 1))
     return PairedDifference(
         mean=mean,

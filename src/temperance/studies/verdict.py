@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from temperance.errors import UserError
+from temperance.reporting.format import interval, signed
 from temperance.studies.plan import EQUAL_LABELS, WITHOUT_TEACHER, StudyArgs
 from temperance.studies.statistics import PairedDifference, paired_difference
 
@@ -17,7 +19,11 @@ class Contrast:
     arm: str
     against: str
     softening: float | None
+    """τ of the arms with a teacher; None where both are without."""
+    differences: tuple[float, ...]
+    """One per replicate."""
     difference: PairedDifference
+    """Their statistics."""
     primary: bool = False
 
     @property
@@ -55,8 +61,17 @@ def contrasts(args: StudyArgs, students: pd.DataFrame) -> list[Contrast]:
 
 
 def best_arm(taught: pd.DataFrame) -> tuple[str, float]:
-    """Arm and softening with the highest mean validation accuracy (then the lower test NLL never
-    enters: ties go to the first in the recipe)."""
+    """Arm and softening with the highest mean validation accuracy; the first of equals.
+
+    Raises:
+        UserError: if there was no validation split.
+    """
+    if taught["validation_accuracy"].isna().any():
+        raise UserError(
+            "the best arm is chosen on the validation split, which is empty",
+            where="split.validation",
+            mend="Set it above 0",
+        )
     means = taught.groupby(["arm", "softening"], sort=False)["validation_accuracy"].mean()
     arm, softening = means.idxmax()
     return str(arm), float(softening)
@@ -70,90 +85,90 @@ def _contrast(
     *,
     primary: bool = False,
 ) -> Contrast:
-    base_softening = None if against in WITHOUT_TEACHER else softening
     minuend = _accuracies(students, arm, softening)
-    subtrahend = _accuracies(students, against, base_softening)
-    differences = 100 * (minuend - subtrahend)
-    return Contrast(arm, against, softening, paired_difference(differences.tolist()), primary)
+    subtrahend = _accuracies(students, against, softening)
+    differences = tuple((100 * (minuend - subtrahend)).tolist())
+    difference = paired_difference(differences)
+    return Contrast(arm, against, softening, differences, difference, primary)
 
 
 def _accuracies(students: pd.DataFrame, arm: str, softening: float | None) -> pd.Series[float]:
     rows = students[students["arm"] == arm]
-    if softening is not None:
+    if arm not in WITHOUT_TEACHER:
         rows = rows[rows["softening"] == softening]
     return rows.set_index("replicate")["accuracy"].sort_index()
 
 
-def differences_per_replicate(students: pd.DataFrame, contrast: Contrast) -> list[float]:
-    """The paired differences behind a contrast, in percentage points."""
-    base_softening = None if contrast.against in WITHOUT_TEACHER else contrast.softening
-    minuend = _accuracies(students, contrast.arm, contrast.softening)
-    subtrahend = _accuracies(students, contrast.against, base_softening)
-    return list(100 * (minuend - subtrahend))
-
-
 def sentences(args: StudyArgs, found: list[Contrast]) -> tuple[str, str]:
-    """What the table supports, and what it does not, from the numbers alone."""
-    n = args.replicates
-    supported = [_claim(contrast) for contrast in _key(found) if contrast.difference.direction]
-    unsupported = [
-        _gap(contrast, args.margin) for contrast in _key(found) if not contrast.difference.direction
+    """What the table supports, and what it does not: two sentences made from the numbers alone.
+
+    They are about three claims: a teacher helps at all (the primary contrast), calibrating it
+    helps, and the fitted T does better than one constant T for all. A difference that lies within
+    the margin is a finding too; one that is neither established nor excluded is undecided.
+    """
+    claims = [
+        ("a teacher helps at equal labels", [c for c in found if c.primary]),
+        ("calibrating helps", _pairs(found, "calibrated", "raw")),
+        ("the fitted T beats one constant T", _pairs(found, "calibrated", "constant-T")),
     ]
-    first = (
-        f"Over {n} replicates this table supports: " + "; ".join(supported) + "."
-        if supported
-        else f"Over {n} replicates no difference in this table is established."
-    )
+    findings = [
+        _finding(contrast, args.margin)
+        for _, contrasts_of in claims
+        for contrast in contrasts_of
+        if _status(contrast, args.margin) != "undecided"
+    ]
+    unsupported = [
+        _not_supported(claim, contrasts_of, args.margin)
+        for claim, contrasts_of in claims
+        if contrasts_of and not any(_status(c, args.margin) == "better" for c in contrasts_of)
+    ]
+    head = f"Over {args.replicates} replicates this table"
+    first = f"{head} supports: {'; '.join(findings)}." if findings else f"{head} decides nothing."
     second = (
-        "It does not support: " + "; ".join(unsupported) + "."
+        f"It does not support that {'; nor that '.join(unsupported)}."
         if unsupported
-        else "Every comparison named here is decided at this size; other data, models and"
-        " settings are not."
+        else "It says nothing about other data, models, or test images."
     )
     return first, second
 
 
-def _key(found: list[Contrast]) -> list[Contrast]:
-    """The contrasts that the claim hangs on: KD at all, calibrating, and the fitted T itself."""
-    wanted = {("calibrated", "raw"), ("calibrated", "constant-T")}
-    return [
-        contrast
-        for contrast in found
-        if contrast.primary or (contrast.arm, contrast.against) in wanted
-    ]
+def _pairs(found: list[Contrast], arm: str, against: str) -> list[Contrast]:
+    return [c for c in found if (c.arm, c.against) == (arm, against) and not c.primary]
 
 
-def _claim(contrast: Contrast) -> str:
+def _status(contrast: Contrast, margin: float) -> str:
+    """better, worse, equivalent (within the margin) or undecided."""
     difference = contrast.difference
-    better = "beats" if difference.direction > 0 else "falls behind"
-    return f"{_name(contrast)} {better} {_against(contrast)} by {_numbers(difference)}"
+    if difference.within(margin):
+        return "equivalent"
+    return {1: "better", -1: "worse", 0: "undecided"}[difference.direction]
 
 
-def _gap(contrast: Contrast, margin: float) -> str:
+def _finding(contrast: Contrast, margin: float) -> str:
+    verb = {
+        "better": "beats",
+        "worse": "falls behind",
+        "equivalent": f"equals, within ±{margin:g} points,",
+    }[_status(contrast, margin)]
+    arm = f"the best arm with a teacher, {contrast.arm}," if contrast.primary else contrast.arm
+    against = contrast.against
+    if against == EQUAL_LABELS:
+        against = "labels only at equal labels"
+    return f"{arm} {verb} {against} ({_numbers(contrast)})"
+
+
+def _not_supported(claim: str, contrasts_of: list[Contrast], margin: float) -> str:
+    """The claim, and for what is undecided the numbers that leave it so."""
+    undecided = [c for c in contrasts_of if _status(c, margin) == "undecided"]
+    if not undecided:
+        return claim
+    return f"{claim} (undecided: {'; '.join(_numbers(c) for c in undecided)})"
+
+
+def _numbers(contrast: Contrast) -> str:
     difference = contrast.difference
-    if difference.low is None:
-        why = "too few replicates for an interval"
-    elif difference.within(margin):
-        why = f"equivalent within ±{margin:g} points"
-    else:
-        why = f"undecided; {difference.detectable:.1f} points would have been found"
-    return (
-        f"that {_name(contrast)} differs from {_against(contrast)} ({_numbers(difference)}: {why})"
-    )
-
-
-def _name(contrast: Contrast) -> str:
-    best = "the best arm with a teacher, " if contrast.primary else ""
-    tau = "" if contrast.softening is None else f" at τ = {contrast.softening:g}"
-    return f"{best}{contrast.arm}{tau},".replace(",,", ",") if best else f"{contrast.arm}{tau}"
-
-
-def _against(contrast: Contrast) -> str:
-    return "labels only at equal labels" if contrast.against == EQUAL_LABELS else contrast.against
-
-
-def _numbers(difference: PairedDifference) -> str:
-    mean = f"{difference.mean:+.2f} points".replace("-", "−")
+    tau = "" if contrast.softening is None else f"τ = {contrast.softening:g}: "
+    text = f"{tau}{signed(difference.mean, 2)} points"
     if difference.low is None or difference.high is None:
-        return mean
-    return f"{mean} [{difference.low:+.2f}, {difference.high:+.2f}]".replace("-", "−")
+        return f"{text}, no interval from {difference.n} replicates"
+    return f"{text} {interval(difference.low, difference.high, 2)}"

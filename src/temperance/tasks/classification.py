@@ -16,6 +16,7 @@ from temperance.data import (
     steps_per_epoch,
     training_batches,
 )
+from temperance.errors import UserError
 from temperance.rows import Rows, Signal
 
 
@@ -29,6 +30,9 @@ class ClassificationTask:
         seed: of the order of the images and of their views.
         device: where batches are made.
         rank: of this process among `world_size`; each gets its share of every batch.
+
+    Raises:
+        UserError: if a batch does not give every process a row.
     """
 
     def __init__(
@@ -42,6 +46,13 @@ class ClassificationTask:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        rows = min(batch_size, len(train))
+        if rows < world_size:
+            raise UserError(
+                f"a batch of {rows} rows cannot be shared by {world_size} devices",
+                where="training.batch_size",
+                mend="Use larger batches or fewer engine.devices",
+            )
         self.train, self.views, self.batch_size, self.seed = train, views, batch_size, seed
         self.device, self.rank, self.world_size = device, rank, world_size
 

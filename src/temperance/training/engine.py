@@ -36,6 +36,7 @@ class EngineArgs(Args):
     devices: PositiveInt = 1
     """How many of them; each gets its share of every batch (DDP)."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """The mixed ones compute in half precision where that is safe."""
     threads: PositiveInt | None = None
     """CPU threads of each process; null shares the cores among the processes.
     Tiny models are fastest with 1."""

@@ -19,7 +19,9 @@ class SGDArgs(Args):
     """Highest learning rate."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
+    """Look ahead along the momentum (Nesterov)."""
     weight_decay: NonNegativeFloat = 5e-4
+    """L2 penalty on all weights."""
 
 
 class AdamWArgs(Args):
@@ -29,6 +31,7 @@ class AdamWArgs(Args):
     lr: PositiveFloat = 1e-3
     """Highest learning rate."""
     weight_decay: NonNegativeFloat = 0.01
+    """Decoupled from the gradient."""
 
 
 OptimizerArgs = one_of(SGDArgs, AdamWArgs)
@@ -63,6 +66,7 @@ class StepArgs(Args):
     milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
     """Shares of the training after which the rate drops (150, 180 and 210 of 240 epochs)."""
     factor: PositiveFloat = 0.1
+    """By what the rate is multiplied there."""
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of the training over which the rate rises from zero."""
 

@@ -74,11 +74,12 @@ def produce_student(
         return model.to(engine.device), done
 
     started = time.perf_counter()
-    mean, std = channel_statistics(splits.train.images)
+    images = splits.train.images
+    mean, std = channel_statistics(images)
     model = create_model(
         recipe.model,
-        channels=splits.train.images.shape[1],
-        input_size=tuple(splits.train.images.shape[2:]),
+        channels=images.shape[1],
+        input_size=(images.shape[2], images.shape[3]),
         classes=splits.train.classes,
         mean=mean,
         std=std,

@@ -62,21 +62,22 @@ def calibrate(
     args = settings(CalibrateArgs, config, overrides, values, out=out, resume=resume)
     engine = Engine(args.engine)
     source = load_source(args, engine)
-    before = calibration_report(source.logits, source.targets)
-    calibrator = TemperatureScaling().fit(source.logits, source.targets)
-    after = calibration_report(calibrator(source.logits), source.targets)
-    assert calibrator.fit_report is not None
-    metrics = {
-        "source": source.name,
-        "words": describe(before, calibrator.temperature),
-        "fit": calibrator.fit_report.to_dict(),
-        "before": before.to_dict(),
-        "after": after.to_dict(),
-    }
     digest = identity(args, **source.facts)
     with running(
         "calibrate", args, digest, engine, out=out, resume=resume, overwrite=overwrite
     ) as run:
+        calibrator = TemperatureScaling().fit(source.logits, source.targets)
+        before = calibration_report(source.logits, source.targets)
+        after = calibration_report(calibrator(source.logits), source.targets)
+        fit = calibrator.fit_report
+        assert fit is not None
+        metrics = {
+            "source": source.name,
+            "words": describe(before, fit.temperature if fit.usable else None),
+            "fit": fit.to_dict(),
+            "before": before.to_dict(),
+            "after": after.to_dict(),
+        }
         run.write_json("metrics.json", metrics)
         report = compose(run)
         if run.writes:

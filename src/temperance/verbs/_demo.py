@@ -26,7 +26,6 @@ from temperance.studies.statistics import FEWEST
 from temperance.studies.verdict import (
     Contrast,
     contrasts,
-    differences_per_replicate,
     sentences,
 )
 from temperance.training import (
@@ -125,17 +124,17 @@ def compose(run: Run) -> Report:
         title=f"Does calibrating the teacher help? ({args.data.name}, n = {args.replicates})",
         lead=sentences(args, found),
         sections=[
-            Section("Differences between arms", _differences(args, students, found)),
+            Section("Differences between arms", _differences(args, found)),
             Section("Students", _students(students)),
             Section("Teachers", _teachers(teachers)),
-            Section("How it was done", [Paragraph(_methods(args, teachers, students))]),
+            Section("How it was done", [_arms(args), Paragraph(_methods(args, students))]),
         ],
         provenance=provenance(run),
         config_yaml=stored_config(run),
     )
 
 
-def _differences(args: StudyArgs, students: pd.DataFrame, found: list[Contrast]) -> list[Block]:
+def _differences(args: StudyArgs, found: list[Contrast]) -> list[Block]:
     rows = []
     for contrast in found:
         difference = contrast.difference
@@ -172,7 +171,7 @@ def _differences(args: StudyArgs, students: pd.DataFrame, found: list[Contrast])
             [difference.mean for difference in differences],
             [nan if difference.low is None else difference.low for difference in differences],
             [nan if difference.high is None else difference.high for difference in differences],
-            points=[differences_per_replicate(students, contrast) for contrast in found],
+            points=[contrast.differences for contrast in found],
             emphasise=[row for row, contrast in enumerate(found) if contrast.primary],
         )
 
@@ -207,7 +206,6 @@ def _students(students: pd.DataFrame) -> list[Block]:
         help={
             "best epoch (%)": "validation accuracy of the best epoch; it selects nothing",
             "gap (points)": "mean confidence − accuracy on test; above 0 is over-confident",
-            **{arm: text for arm, text in ARMS.items() if arm in set(students["arm"])},
         },
     )
     frame = students[["arm", "softening", "replicate", "accuracy"]]
@@ -266,7 +264,12 @@ def _teachers(teachers: pd.DataFrame) -> list[Block]:
     ]
 
 
-def _methods(args: StudyArgs, teachers: pd.DataFrame, students: pd.DataFrame) -> str:
+def _arms(args: StudyArgs) -> Table:
+    frame = pd.DataFrame({"arm": args.arms, "what it is": [ARMS[arm] for arm in args.arms]})
+    return Table(frame, "The arms.")
+
+
+def _methods(args: StudyArgs, students: pd.DataFrame) -> str:
     taught = students[~students["softening"].isna()]
     fit = (
         f"T was cross-fitted: {args.calibration.folds} teachers of the same recipe, each on the"
@@ -282,7 +285,8 @@ def _methods(args: StudyArgs, teachers: pd.DataFrame, students: pd.DataFrame) ->
         f" {args.teacher.training.epochs} epochs on labels. Student: {args.student.model.name},"
         f" {args.student.training.epochs} epochs, {int(taught['train_rows'].iloc[0]):,} images"
         f" with a teacher. {fit}. Under-confident: T × {args.calibration.underconfidence:g}."
-        " Dividing the teacher's logits by T is the same as a higher softening of the teacher alone, so only a"
-        " gain over the constant T would say that the fitted T picks the right one. Intervals are"
-        f" t intervals with {args.replicates - 1} degrees of freedom over replicates."
+        " Dividing the teacher's logits by T is the same as a higher softening of the teacher"
+        " alone, so only a gain over the constant T would say that the fitted T picks the right"
+        f" one. Intervals are t intervals with {args.replicates - 1} degrees of freedom over"
+        " replicates."
     )

@@ -48,7 +48,7 @@ from temperance.verbs._common import (
     training_of,
     weights_of,
 )
-from temperance.verbs._source import splits_of
+from temperance.verbs._source import splits_of, warn_if_trained_on_calibration
 from temperance.verbs._train import curves_section, model_card
 
 logger = logging.getLogger("temperance")
@@ -158,6 +158,7 @@ def teacher_calibrator(
     elif args.calibration.fit == "none":
         return None
     elif args.calibration.fit == "held-out":
+        warn_if_trained_on_calibration(teacher, splits, engine)
         fitted = fit_held_out(teacher, splits, engine)
     else:
         fitted = _cross_fit(args, splits, engine, run)

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Float, Int
 from pydantic import PositiveInt
+from torch import Tensor
 
 from temperance.calibration import (
     CalibrationReport,
-    TemperatureScaling,
+    Calibrator,
     calibration_report,
     describe,
+    fit_temperature,
     load_calibrator,
 )
 from temperance.reporting.html import Report, Section, write_report
@@ -28,7 +31,7 @@ from temperance.verbs._common import (
     settings,
     stored_config,
 )
-from temperance.verbs._source import SourceArgs, load_source
+from temperance.verbs._source import Source, SourceArgs, load_source
 
 
 class MeasureArgs(SourceArgs):
@@ -71,27 +74,11 @@ def measure(
     engine = Engine(args.engine)
     source = load_source(args, engine)
     calibrator = load_calibrator(args.calibrator) if args.calibrator else None
-
-    def report_of(logits: Any, targets: Any) -> CalibrationReport:
-        if calibrator is not None:
-            logits = calibrator(logits)
-        return calibration_report(logits, targets, n_bins=args.n_bins, intervals=args.intervals)
-
-    held_out = report_of(source.logits, source.targets)
-    temperature = _mending_temperature(source.logits, source.targets, calibrator)
-    metrics: dict[str, Any] = {
-        "words": describe(held_out, temperature),
-        "temperature": temperature,
-        "rows": {source.name: held_out.to_dict()},
-    }
-    if source.model is not None and source.splits is not None and args.rows != "train":
-        taught = report_of(*predict(source.model, source.splits.train, device=engine.device))
-        metrics["rows"]["train (distilled rows)"] = taught.to_dict()
-
     digest = identity(args, **source.facts)
     with running(
         "measure", args, digest, engine, out=out, resume=resume, overwrite=overwrite
     ) as run:
+        metrics = _measured(args, source, calibrator, engine)
         run.write_json("metrics.json", metrics)
         report = compose(run)
         if run.writes:
@@ -99,15 +86,27 @@ def measure(
     return Outcome(run.folder, metrics, report)
 
 
-def _mending_temperature(
-    logits: Any, targets: Any, calibrator: TemperatureScaling | None
-) -> float | None:
-    """The temperature that would mend what is measured; None where no fit is usable."""
-    if calibrator is not None or len(targets.unique()) < 2:
-        return None
-    fitted = TemperatureScaling().fit(logits, targets)
-    usable = fitted.fit_report is not None and fitted.fit_report.usable
-    return fitted.temperature if usable else None
+def _measured(
+    args: MeasureArgs, source: Source, calibrator: Calibrator | None, engine: Engine
+) -> dict[str, Any]:
+    """Content of metrics.json: the rows asked for and, with a model, those that it would teach."""
+
+    def report_of(
+        logits: Float[Tensor, "rows classes"], targets: Int[Tensor, " rows"]
+    ) -> CalibrationReport:
+        calibrated = logits if calibrator is None else calibrator(logits)
+        return calibration_report(calibrated, targets, n_bins=args.n_bins, intervals=args.intervals)
+
+    held_out = report_of(source.logits, source.targets)
+    temperature = None
+    if calibrator is None:
+        fit = fit_temperature(source.logits, source.targets)
+        temperature = fit.temperature if fit.usable else None
+    rows = {source.name: held_out.to_dict()}
+    if source.model is not None and source.splits is not None and args.rows != "train":
+        taught = predict(source.model, source.splits.train, device=engine.device)
+        rows["train (distilled rows)"] = report_of(*taught).to_dict()
+    return {"words": describe(held_out, temperature), "temperature": temperature, "rows": rows}
 
 
 def compose(run: Run) -> Report:

@@ -78,7 +78,7 @@ def load_source(args: SourceArgs, engine: Engine) -> Source:
     model = load_model(weights_of(args.model), classes=len(images.classes)).to(engine.device)
     logits, targets = predict(model, images, device=engine.device)
     if args.rows == "calibration":
-        warn_if_trained_on(model, splits, accuracy(logits, targets), engine)
+        warn_if_trained_on_calibration(model, splits, engine)
     facts = {"data": fingerprint, "weights": weights_sha256(model)}
     return Source(args.rows, logits, targets, facts, model, splits)
 
@@ -116,18 +116,19 @@ def splits_of(
     return splits, dataset.fingerprint
 
 
-def warn_if_trained_on(
-    model: ImageClassifier, splits: Splits, held_out_accuracy: float, engine: Engine
-) -> None:
-    """Warn if accuracy on calibration rows is as near to 1 as only memorised rows have it."""
-    if not len(splits.train):
-        return
-    trained_accuracy = accuracy(*predict(model, splits.train, device=engine.device))
+def warn_if_trained_on_calibration(model: ImageClassifier, splits: Splits, engine: Engine) -> None:
+    """Warn if the calibration rows are predicted as only rows that were learnt by heart are."""
     n = len(splits.calibration)
-    if trained_accuracy >= 0.999 and held_out_accuracy >= 1 - 0.5 / n:
+    if not n or not len(splits.train):
+        return
+    seen, held_out = (
+        accuracy(*predict(model, images, device=engine.device))
+        for images in (splits.train, splits.calibration)
+    )
+    if seen >= 0.999 and held_out >= 1 - 0.5 / n:
         logger.warning(
             "accuracy is %.4f on train and %.4f on the %d calibration rows: if the model was"
             " trained on them too, its calibration there means nothing (for a model that has seen"
             " all of train, set split.calibration_source=test)",
-            trained_accuracy, held_out_accuracy, n,
+            seen, held_out, n,
         )  # fmt: skip
