@@ -196,11 +196,11 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _explain(problem: ErrorDetails, cls: type[Args]) -> str:
     """One problem that pydantic found, for someone who has never heard of pydantic."""
-    names, owner = _walk(problem["loc"], cls)
+    names, holder, inside = _walk(problem["loc"], cls)
     key = ".".join(names)
     match problem["type"]:
         case "extra_forbidden":
-            known = owner.model_fields if owner else {}
+            known = holder.model_fields if holder else {}
             place = f" in '{'.'.join(names[:-1])}'" if names[:-1] else ""
             return f"unknown key '{names[-1]}'{place}. {did_you_mean(names[-1], known)}"
         case "union_tag_invalid":
@@ -210,11 +210,9 @@ def _explain(problem: ErrorDetails, cls: type[Args]) -> str:
         case "union_tag_not_found":
             return f"{key}: needs a name"
         case "missing":
-            inner = _args_classes(owner.model_fields[names[-1]]) if owner else []
-            if inner:
-                needed = (name for name, field in inner[0].model_fields.items()
-                          if field.is_required())  # fmt: skip
-                key = f"{key}.{next(needed)}"
+            fields = inside.model_fields if inside else {}
+            needed = [name for name, field in fields.items() if field.is_required()]
+            key = ".".join([key, *needed[:1]])
             return f"'{key}' is required. Set it in the YAML or as {key}=VALUE"
         case "value_error":
             message = str(problem["ctx"]["error"]).rstrip(".")
@@ -222,27 +220,30 @@ def _explain(problem: ErrorDetails, cls: type[Args]) -> str:
     return f"{key}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
 
 
-def _walk(loc: tuple[int | str, ...], cls: type[Args]) -> tuple[list[str], type[Args] | None]:
-    """The keys as the user wrote them (pydantic adds union tags), and the class of the last."""
+def _walk(
+    loc: tuple[int | str, ...], cls: type[Args]
+) -> tuple[list[str], type[Args] | None, type[Args] | None]:
+    """The keys as the user wrote them, without the union tags that pydantic puts between them.
+
+    Also the class that has the last key, and the class that is its value; None where there is none.
+    """
     names: list[str] = []
-    owner: type[Args] | None = cls
+    holder: type[Args] | None = None
+    inside: type[Args] | None = cls
     choices: dict[str, type[Args]] = {}
     for part in loc:
         if part in choices:
-            owner, choices = choices[str(part)], {}
+            inside, choices = choices[str(part)], {}
             continue
         names.append(str(part))
-        field = owner.model_fields.get(str(part)) if owner else None
-        if field is not None:
-            found = _args_classes(field)
-            tags = {
-                str(found_cls.model_fields["name"].default): found_cls
-                for found_cls in found
-                if "name" in found_cls.model_fields
-            }
-            choices = tags if len(found) > 1 else {}
-            owner = found[0] if len(found) == 1 else owner
-    return names, owner
+        holder, inside, choices = inside, None, {}
+        field = holder.model_fields.get(str(part)) if holder else None
+        found = _args_classes(field) if field else []
+        if len(found) == 1:
+            inside = found[0]
+        else:
+            choices = {str(choice.model_fields["name"].default): choice for choice in found}
+    return names, holder, inside
 
 
 def _args_classes(field: FieldInfo) -> list[type[Args]]:

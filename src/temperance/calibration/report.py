@@ -163,6 +163,7 @@ def describe(report: CalibrationReport, temperature: float | None = None) -> str
     bounds = "no interval computed"
     if interval:
         bounds = f"95 % interval {100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
+        bounds = bounds.replace("-", "−")
     if interval and interval.low <= 0 <= interval.high:
         text = (
             f"Neither over- nor under-confident on average that {report.n:,} rows could show:"

@@ -9,60 +9,58 @@ import pandas as pd
 
 from temperance.calibration import CalibrationReport, reliability_diagram
 from temperance.reporting.figures import svg
-from temperance.reporting.format import interval, number, signed
+from temperance.reporting.format import MISSING, interval, number, signed
 from temperance.reporting.html import Block, Figure, Section, Table
-
-HELP = {
-    "n": "rows",
-    "NLL": "negative log-likelihood, nats",
-    "Brier": "summed over classes, 0 to 2",
-    "ECE": "expected calibration error of the predicted class, 15 equal-width bins",
-    "over": "over-confident part of the ECE",
-    "under": "under-confident part of the ECE",
-    "gap": "mean confidence − accuracy; above 0 is over-confident",
-    "ACE": "adaptive calibration error (Nixon et al. 2019), 15 ranges per class",
-    "ECE floor": "mean and 95 % quantile of the ECE if the confidences were exactly right",
-    "p": "probability of an ECE at least this large if the confidences were exactly right",
-}
 
 
 def results_table(reports: Mapping[str, Mapping[str, Any]], caption: str = "") -> Table:
-    """One row per set of rows, from `CalibrationReport.to_dict()`."""
-    rows = []
-    for name, report in reports.items():
-        intervals = report.get("intervals", {})
-        floor = report.get("floors", {}).get("ece")
-
-        def ends(key: str, scale: float = 1.0, known: Any = intervals) -> str:
-            low_high = known.get(key)
-            if low_high is None:
-                return ""
-            return " " + interval(scale * low_high["low"], scale * low_high["high"], 2)
-
-        rows.append(
-            {
-                "rows": name,
-                "n": f"{report['n']:,}",
-                "accuracy (%)": number(100 * report["accuracy"], 2) + ends("accuracy", 100),
-                "NLL": number(report["nll"], 4),
-                "Brier": number(report["brier"], 4),
-                "gap (points)": signed(100 * report["gap"], 2) + ends("gap", 100),
-                "ECE": number(report["ece"], 4),
-                "over": number(report["ece_over"], 4),
-                "under": number(report["ece_under"], 4),
-                "ECE floor": "–"
-                if floor is None
-                else f"{number(floor['mean'], 4)} / {number(floor['quantile95'], 4)}",
-                "p": "–" if floor is None else number(floor["p_value"], 3),
-                "ACE": number(report["ace"], 5),
-            }
-        )
-    help_texts = {**HELP, "gap (points)": HELP["gap"]}
+    """One column per set of rows (`CalibrationReport.to_dict()`), metrics from top to bottom."""
+    n_bins = len(next(iter(reports.values()))["bins"]["lower"])
+    columns = {name: _column(report) for name, report in reports.items()}
     return Table(
-        pd.DataFrame(rows),
+        pd.DataFrame({"metric": _metrics(n_bins), **columns}),
         caption or "Accuracy and calibration. Brackets: 95 % bootstrap intervals over rows.",
-        help=help_texts,
     )
+
+
+def _metrics(n_bins: int) -> list[str]:
+    return [
+        "rows",
+        "accuracy (%)",
+        "mean confidence − accuracy (points)",
+        f"ECE, {n_bins} equal-width bins",
+        "· over-confident part",
+        "· under-confident part",
+        "· by chance: mean / 95 % quantile",
+        "· p, if every confidence were right",
+        f"ACE (Nixon), {n_bins} ranges per class",
+        "NLL (nats)",
+        "Brier (0 to 2)",
+    ]
+
+
+def _column(report: Mapping[str, Any]) -> list[str]:
+    floor = report["floors"].get("ece")
+
+    def with_interval(text: str, key: str, scale: float, digits: int) -> str:
+        ends = report["intervals"].get(key)
+        if ends is None:
+            return text
+        return f"{text} {interval(scale * ends['low'], scale * ends['high'], digits)}"
+
+    return [
+        f"{report['n']:,}",
+        with_interval(number(100 * report["accuracy"], 2), "accuracy", 100, 2),
+        with_interval(signed(100 * report["gap"], 2), "gap", 100, 2),
+        number(report["ece"], 4),
+        number(report["ece_over"], 4),
+        number(report["ece_under"], 4),
+        f"{number(floor['mean'], 4)} / {number(floor['quantile95'], 4)}" if floor else MISSING,
+        number(floor["p_value"], 3) if floor else MISSING,
+        number(report["ace"], 5),
+        with_interval(number(report["nll"], 4), "nll", 1, 4),
+        with_interval(number(report["brier"], 4), "brier", 1, 4),
+    ]
 
 
 def calibration_sections(reports: Mapping[str, Mapping[str, Any]]) -> list[Section]:
