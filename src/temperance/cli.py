@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from temperance import __version__
 from temperance.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
@@ -86,6 +87,24 @@ def _show(report: Report) -> None:
             console.print(table, markup=False)
     for sentence in report.lead:
         console.print(sentence, markup=False, highlight=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Options of the program itself; its help is the app's."""
 
 
 def _add(verb: str, help_text: str) -> None:

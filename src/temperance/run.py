@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -84,7 +85,9 @@ class Run:
             else:
                 return run
         run.write("config.yaml", to_yaml(config))
-        run.write_json("environment.json", {"verb": verb, "identity": identity, **environment()})
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        facts = {"verb": verb, "identity": identity, "started": now, **environment()}
+        run.write_json("environment.json", facts)
         return run
 
     def started_as(self) -> dict[str, Any] | None:
@@ -246,11 +249,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@cache
 def environment() -> dict[str, Any]:
     """What is needed to tell under which circumstances a result came about."""
     return {
         "schema": SCHEMA,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),

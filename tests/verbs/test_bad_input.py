@@ -111,6 +111,7 @@ def test_every_kind_of_file_is_read(
     assert found["rows"][f"mine{kind}"] == same["rows"]["mine.npz"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # np.load leaks
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("keep", [0, 4, 100, -5], ids=["empty", "4 bytes", "100 bytes", "5 less"])
 def test_truncated_files(kind: str, keep: int, tmp_path: Path, refused: Callable[..., str]) -> None:

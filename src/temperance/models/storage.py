@@ -58,8 +58,8 @@ def save_model(
         temporary.write_bytes(save(tensors))
 
 
-def load_model(path: Path, *, classes: int | None = None) -> ImageClassifier:
-    """A model that `save_model` wrote, on the CPU, in training mode, every bit as it was.
+def load_model(path: str | Path, *, classes: int | None = None) -> ImageClassifier:
+    """A model that `save_model` wrote, on the CPU, in eval mode, every bit as it was.
 
     Args:
         path: its folder, or the model.safetensors in it.
@@ -69,6 +69,7 @@ def load_model(path: Path, *, classes: int | None = None) -> ImageClassifier:
         UserError: if a file is missing, truncated or of another format, if the weights are not
             those of the model that config.json describes, or if it has other classes.
     """
+    path = Path(path)
     weights = path if path.suffix == ".safetensors" else path / WEIGHTS
     config = weights.parent / CONFIG
     for file in (weights, config):
@@ -100,7 +101,7 @@ def load_model(path: Path, *, classes: int | None = None) -> ImageClassifier:
         )
     _check_tensors(model.state_dict(), tensors, weights)
     model.load_state_dict(tensors, assign=True)
-    return model
+    return model.eval()
 
 
 def weights_sha256(model: nn.Module) -> str:

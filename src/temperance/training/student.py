@@ -108,7 +108,7 @@ def produce_student(
         task, model, teacher, objective, recipe.training, engine, run, validate, label=label
     )
     result: dict[str, Any] = {
-        "rows": {"train": len(splits.train), "validation": len(splits.validation)},
+        "rows": splits.sizes(),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "validation": _last_and_best(run),
         "seconds": round(time.perf_counter() - started, 3),

@@ -10,7 +10,7 @@ import pandas as pd
 from temperance.calibration import CalibrationReport, reliability_diagram
 from temperance.reporting.figures import svg
 from temperance.reporting.format import MISSING, interval, number, signed
-from temperance.reporting.html import Block, Figure, Section, Table
+from temperance.reporting.html import Block, Figure, Paragraph, Section, Table
 
 
 def results_table(reports: Mapping[str, Mapping[str, Any]], caption: str = "") -> Table:
@@ -61,6 +61,12 @@ def _column(report: Mapping[str, Any]) -> list[str]:
         with_interval(number(report["nll"], 4), "nll", 1, 4),
         with_interval(number(report["brier"], 4), "brier", 1, 4),
     ]
+
+
+def splits_paragraph(rows: Mapping[str, int]) -> Paragraph:
+    """How many rows were used for what, from `Splits.sizes()`."""
+    counts = ", ".join(f"{name} {n:,}" for name, n in rows.items())
+    return Paragraph(f"Rows of each split: {counts}.")
 
 
 def calibration_sections(reports: Mapping[str, Mapping[str, Any]]) -> list[Section]:

@@ -55,7 +55,7 @@ class DemoArgs(StudyArgs):
     teacher: Recipe = Recipe(
         model=MLPArgs(width=128),
         training=TrainingArgs(
-            epochs=150, optimizer=SGDArgs(lr=0.1, weight_decay=0.0), validate_every=10
+            epochs=100, optimizer=SGDArgs(lr=0.1, weight_decay=0.0), validate_every=10
         ),
     )
     student: Recipe = Recipe(

@@ -36,7 +36,7 @@ from temperance.training import (
     produce_student,
     usable,
 )
-from temperance.verbs._blocks import calibration_sections, results_table
+from temperance.verbs._blocks import calibration_sections, results_table, splits_paragraph
 from temperance.verbs._calibrate import fit_table
 from temperance.verbs._common import (
     Config,
@@ -255,12 +255,13 @@ def compose(run: Run) -> Report:
             f"On validation the last epoch has {validation['accuracy']:.2%}, the best"
             f" (epoch {validation['best_epoch']}) {validation['best_accuracy']:.2%}."
         )
-    blocks = [results_table({"student, test": test, **teacher["reports"]})]
+    table = results_table({"student, test": test, **teacher["reports"]})
     caution = Paragraph(
         "One student shows nothing about whether calibrating helped: that takes replicates and"
         " controls, which `temperance demo` compares."
     )
-    sections = [Section("Result", [*blocks, caution]), curves_section(run)]
+    result_section = Section("Result", [table, splits_paragraph(result["rows"]), caution])
+    sections = [result_section, curves_section(run)]
     if teacher["fit"]:
         sections.append(Section("Temperature", [fit_table(teacher["fit"])]))
     return Report(

@@ -17,7 +17,7 @@ from temperance.reporting.html import Figure, Report, Section, write_report
 from temperance.run import Run, identity
 from temperance.teacher import NoTeacher
 from temperance.training import Engine, EngineArgs, Recipe, produce_student
-from temperance.verbs._blocks import calibration_sections, results_table
+from temperance.verbs._blocks import calibration_sections, results_table, splits_paragraph
 from temperance.verbs._common import (
     Config,
     Outcome,
@@ -101,7 +101,7 @@ def compose(run: Run) -> Report:
         title="Training on labels",
         lead=lead,
         sections=[
-            Section("Result", [results_table({"test": test})]),
+            Section("Result", [results_table({"test": test}), splits_paragraph(result["rows"])]),
             curves_section(run),
             *calibration_sections({"test": test}),
         ],
