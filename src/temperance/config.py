@@ -32,7 +32,7 @@ class Args(BaseModel):
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """A sentence that names the nearest option, or all of them.
 
-    Example:
+    Examples:
         >>> did_you_mean("softning", ["softening", "weight"])
         "Did you mean 'softening'?"
         >>> did_you_mean("x", ["softening", "weight"])
@@ -136,7 +136,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def parse_override(text: str) -> dict[str, Any]:
     """A nested mapping from `key.sub=value`, the value read as YAML.
 
-    Example:
+    Examples:
         >>> parse_override("optimizer.lr=0.1")
         {'optimizer': {'lr': 0.1}}
 
@@ -174,7 +174,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
     So does a mapping with another `name`: the settings of one choice mean nothing to the next.
 
-    Example:
+    Examples:
         >>> merge({"a": {"name": "x", "b": 1}, "c": 2}, {"a": {"b": 3}})
         {'a': {'name': 'x', 'b': 3}, 'c': 2}
         >>> merge({"a": {"name": "x", "b": 1}}, {"a": {"name": "y"}})

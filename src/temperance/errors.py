@@ -14,7 +14,7 @@ class UserError(ValueError):
         where: the file, config key or argument that it is about.
         mend: what to do about it, as an imperative sentence without a full stop.
 
-    Example:
+    Examples:
         >>> str(UserError("no such file", where="teacher.weights", mend="Check the path"))
         'teacher.weights: no such file. Check the path.'
     """

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from temperance.config import load_config
 from temperance.verbs._config import ARGS
 
-EPOCHS = 30
+EPOCHS = 12
 # What a wrong resume would change: running statistics, momentum, order and views.
 LONG = (
     *("model=cnn", "model.width=4", "model.batch_norm=true", "engine.threads=1"),
@@ -49,10 +49,10 @@ def uninterrupted(
 def signal_in_training(
     process: subprocess.Popen[str], run: Path, number: signal.Signals
 ) -> tuple[int, str]:
-    """Send a signal once the run has logged three epochs; its exit code and stderr."""
+    """Send a signal once the run has logged two epochs; its exit code and stderr."""
     log, deadline = run / "metrics.jsonl", time.monotonic() + 120
     try:
-        while not (log.is_file() and log.read_text().count("\n") >= 3):
+        while not (log.is_file() and log.read_text().count("\n") >= 2):
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.002)

@@ -71,7 +71,7 @@ def get_calibrator(name: str, **args: Any) -> Calibrator:
     Raises:
         UserError: if there is none of that name.
 
-    Example:
+    Examples:
         >>> get_calibrator("temperature").keeps_argmax
         True
     """

@@ -79,7 +79,7 @@ def fit_temperature(
     Raises:
         UserError: see `check_logits`; for bounds that are not 0 < low ≤ 1 ≤ high.
 
-    Example:
+    Examples:
         >>> logits = torch.tensor([[3.0, 0.0]]).expand(100, 2)  # confidence 95 %, accuracy 75 %
         >>> fit = fit_temperature(logits, (torch.arange(100) % 4 == 0).long())
         >>> round(fit.temperature, 4), fit.status  # 3 / log 3

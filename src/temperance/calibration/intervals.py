@@ -58,7 +58,7 @@ def bootstrap_intervals(
     Raises:
         UserError: see `check_logits`.
 
-    Example:
+    Examples:
         >>> logits = torch.tensor([[2.0, 0.0]]).expand(100, 2)
         >>> low, high = bootstrap_intervals(logits, torch.arange(100) % 2)["accuracy"]
         >>> 0.35 < low < 0.5 < high < 0.65
@@ -81,7 +81,7 @@ def ece_floor(
     Raises:
         UserError: see `check_logits`.
 
-    Example:
+    Examples:
         >>> floor = ece_floor(torch.zeros(1000, 2), torch.arange(1000) % 2)
         >>> floor.mean < 0.02, floor.p_value
         (True, 1.0)
@@ -103,7 +103,7 @@ def ace_floor(
     Raises:
         UserError: see `check_logits`.
 
-    Example:
+    Examples:
         >>> ace_floor(torch.zeros(1000, 2), torch.arange(1000) % 2).mean < 0.03
         True
     """

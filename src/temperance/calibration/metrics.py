@@ -116,7 +116,7 @@ def accuracy(
     Raises:
         UserError: see `check_logits`.
 
-    Example:
+    Examples:
         >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
         0.5
     """
@@ -134,7 +134,7 @@ def negative_log_likelihood(
     Raises:
         UserError: see `check_logits`.
 
-    Example:
+    Examples:
         >>> round(negative_log_likelihood(torch.zeros(1, 4), torch.tensor([2])), 4)  # log 4
         1.3863
     """
@@ -154,7 +154,7 @@ def brier_score(
     Raises:
         UserError: see `check_logits`.
 
-    Example:
+    Examples:
         >>> brier_score(torch.zeros(1, 2), torch.tensor([0]))
         0.5
     """
@@ -176,7 +176,7 @@ def expected_calibration_error(
     Raises:
         UserError: see `check_logits`; for fewer than one bin.
 
-    Example:
+    Examples:
         >>> logits = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
         >>> error = expected_calibration_error(logits, torch.tensor([0, 1]))
         >>> round(error.over, 3), error.under
@@ -201,7 +201,7 @@ def adaptive_calibration_error(
     Raises:
         UserError: see `check_logits`; for fewer than one range.
 
-    Example:
+    Examples:
         >>> adaptive_calibration_error(torch.zeros(4, 2), torch.tensor([0, 1, 0, 0]), n_ranges=2)
         0.25
     """
@@ -217,7 +217,7 @@ def reliability_bins(
     Raises:
         UserError: see `check_logits`; for fewer than one bin.
 
-    Example:
+    Examples:
         >>> logits = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2]]).log()
         >>> bins = reliability_bins(logits, torch.tensor([0, 1, 0]), n_bins=4)
         >>> bins.count.tolist(), bins.accuracy[2:].tolist()

@@ -103,7 +103,7 @@ def calibration_report(
     Raises:
         UserError: see `check_logits`; for fewer than one bin.
 
-    Example:
+    Examples:
         >>> import torch
         >>> logits = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
         >>> report = calibration_report(logits, torch.tensor([0, 1]))
@@ -147,7 +147,7 @@ def describe(report: CalibrationReport, temperature: float | None = None) -> str
     Args:
         temperature: the fitted calibration temperature, if there is one.
 
-    Example:
+    Examples:
         >>> import torch
         >>> logits = torch.tensor([[0.9, 0.1]]).log().expand(200, 2)
         >>> report = calibration_report(logits, torch.arange(200) % 2)

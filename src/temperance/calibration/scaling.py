@@ -54,7 +54,7 @@ class TemperatureScaling(Calibrator):
     T > 1 softens an over-confident model. The order of the classes stays; two logits that are
     neighbours in half precision may round to a tie.
 
-    Example:
+    Examples:
         >>> logits = torch.tensor([[3.0, 0.0]]).expand(100, 2)
         >>> calibrator = TemperatureScaling().fit(logits, (torch.arange(100) % 4 == 0).long())
         >>> round(float(calibrator(logits)[0].softmax(0)[0]), 4)

@@ -60,7 +60,7 @@ def load_dataset(args: DataArgs) -> Dataset:
             images differ in size, a label is not one of the classes, or a subset asks for more
             rows than there are.
 
-    Example:
+    Examples:
         >>> len(load_dataset(DataArgs(name="digits", subset=100)).train)
         100
     """

@@ -35,7 +35,7 @@ def hash64(seed: int, *keys: npt.ArrayLike) -> npt.NDArray[np.uint64]:
         seed: any integer; taken modulo 2⁶⁴.
         keys: integers or integer arrays; negative ones are taken modulo 2⁶⁴.
 
-    Example:
+    Examples:
         >>> hash64(0, [0, 1]).tolist()
         [12035550249420947055, 12935080325729570654]
     """
@@ -50,7 +50,7 @@ def hash64(seed: int, *keys: npt.ArrayLike) -> npt.NDArray[np.uint64]:
 def uniform(seed: int, *keys: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Numbers in [0, 1), the 53 upper bits of `hash64`.
 
-    Example:
+    Examples:
         >>> uniform(0, [0, 1]).round(4).tolist()
         [0.6524, 0.7012]
     """

@@ -15,7 +15,7 @@ from torch import Tensor
 class ImageSet:
     """Labelled images of one size.
 
-    Example:
+    Examples:
         >>> images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
         >>> some = ImageSet(images, torch.tensor([0, 1, 1]), torch.arange(3), ("no", "yes"))
         >>> some.take(torch.tensor([2, 0])).ids.tolist()

@@ -28,7 +28,7 @@ class Batch:
 def steps_per_epoch(n: int, batch_size: int) -> int:
     """Full batches in `n` rows; one if there is none, of all rows.
 
-    Example:
+    Examples:
         >>> steps_per_epoch(1000, 128), steps_per_epoch(100, 128)
         (7, 1)
     """
@@ -38,7 +38,7 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
 def epoch_order(ids: Int[Tensor, " rows"], seed: int, epoch: int) -> Int[Tensor, " rows"]:
     """Indices of the rows in the order of an epoch; which ids come when, their rows do not alter.
 
-    Example:
+    Examples:
         >>> ids = torch.tensor([5, 6, 7, 8])
         >>> order, turned = epoch_order(ids, 0, epoch=1), epoch_order(ids.flip(0), 0, epoch=1)
         >>> torch.equal(ids[order], ids.flip(0)[turned])

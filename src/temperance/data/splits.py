@@ -65,7 +65,7 @@ def make_splits(dataset: Dataset, args: SplitArgs) -> Splits:
         UserError: if train or test would be empty, or calibration, unless its share is 0, would
             be empty or hold a single class.
 
-    Example:
+    Examples:
         >>> from temperance.data import DataArgs, load_dataset
         >>> make_splits(load_dataset(DataArgs(name="digits")), SplitArgs()).sizes()
         {'train': 958, 'validation': 120, 'calibration': 120, 'test': 599}
@@ -86,7 +86,7 @@ def make_splits(dataset: Dataset, args: SplitArgs) -> Splits:
 def folds(image_set: ImageSet, k: int, seed: int) -> Int[Tensor, " rows"]:
     """The fold, from 0 to k − 1, of each row: stratified, of sizes that differ by one at most.
 
-    Example:
+    Examples:
         >>> images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
         >>> four = ImageSet(images, torch.tensor([0, 0, 1, 1]), torch.arange(4), ("no", "yes"))
         >>> sorted(folds(four, 2, seed=0)[:2].tolist())
@@ -130,7 +130,7 @@ def allocate(
         in_every_part: take a row from the largest part rather than leave a part of nonzero share
             without a class that has at least as many rows as there are such parts.
 
-    Example:
+    Examples:
         >>> allocate([10, 10, 2], [0.85, 0.15]).tolist()
         [[9, 1], [8, 2], [1, 1]]
     """

@@ -39,7 +39,7 @@ class ViewParameters:
 def view_of_epoch(spec: ViewSpec, epoch: int) -> int:
     """Which view the samples of an epoch have.
 
-    Example:
+    Examples:
         >>> [view_of_epoch(ViewSpec(views=2), epoch) for epoch in range(5)]
         [0, 1, 0, 1, 0]
     """
@@ -49,7 +49,7 @@ def view_of_epoch(spec: ViewSpec, epoch: int) -> int:
 def draw(spec: ViewSpec, seed: int, ids: Int[Tensor, " rows"], view: int) -> ViewParameters:
     """Parameters of one view of each sample, whatever batch it is in; made on the CPU.
 
-    Example:
+    Examples:
         >>> spec, ids = ViewSpec(crop_padding=4, flip=True), torch.arange(100)
         >>> both = draw(spec, 0, ids, view=3)
         >>> torch.equal(both.top[40:50], draw(spec, 0, ids[40:50], view=3).top)
@@ -73,7 +73,7 @@ def apply_views(
 ) -> UInt8[Tensor, "rows channels height width"]:
     """The views, on the images' device: zeros around, a crop of the images' size, mirrored or not.
 
-    Example:
+    Examples:
         >>> image = torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8)
         >>> one, no = torch.tensor([1]), torch.tensor([False])
         >>> apply_views(image, ViewParameters(top=one, left=one * 0, flip=~no), padding=1).tolist()

@@ -107,7 +107,7 @@ def load_model(path: str | Path, *, classes: int | None = None) -> ImageClassifi
 def weights_sha256(model: nn.Module) -> str:
     """Hash of every parameter and buffer: name, type, shape and bytes, on whatever device.
 
-    Example:
+    Examples:
         >>> layer = nn.Linear(2, 2)
         >>> before = weights_sha256(layer)
         >>> with torch.no_grad():

@@ -83,7 +83,7 @@ def _one_of_depths(depth: int, depths: Sequence[int], family: str) -> int:
 def expand_model_name(name: str) -> dict[str, Any]:
     """The settings that a model's name is short for; nothing if it is not short for any.
 
-    Example:
+    Examples:
         >>> expand_model_name("resnet8x4")
         {'name': 'resnet', 'depth': 8, 'width_factor': 4}
         >>> expand_model_name("wrn-16-2")
@@ -188,7 +188,7 @@ def create_model(
         mean: per channel, of images in [0, 1]; as `channel_statistics` gives it.
         std: likewise, > 0.
 
-    Example:
+    Examples:
         >>> model = create_model(MLPArgs(), channels=1, input_size=(8, 8), classes=("no", "yes"),
         ...                      mean=[0.5], std=[0.3], seed=0)
         >>> model(torch.zeros(5, 1, 8, 8, dtype=torch.uint8)).shape
@@ -209,7 +209,7 @@ def channel_statistics(
 
     Exact, from counts of the 256 values. A constant channel gets the deviation of one level, 1/255.
 
-    Example:
+    Examples:
         >>> channel_statistics(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
         ((0.5,), (0.5,))
     """

@@ -45,7 +45,7 @@ def get_objective(name: str | Args, **args: Any) -> Objective:
     Raises:
         UserError: if there is none of that name.
 
-    Example:
+    Examples:
         >>> get_objective("kd", softening=2.0).args.softening
         2.0
     """

@@ -77,7 +77,7 @@ def softened_kl(
         softening: τ of the student, > 0.
         teacher_softening: τ of the teacher, > 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> z = torch.tensor([[2.0, 0.0, -1.0]])
         >>> float(softened_kl(z, z, softening=4.0, teacher_softening=4.0))

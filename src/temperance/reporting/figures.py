@@ -79,7 +79,7 @@ def svg(draw: Callable[[Figure], object], *, width: float = 700, height: float =
         width: in CSS pixels.
         height: in CSS pixels.
 
-    Example:
+    Examples:
         >>> svg(lambda figure: figure.subplots().plot([0, 1], [1, 0]))[:4]
         '<svg'
     """

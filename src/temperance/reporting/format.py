@@ -13,7 +13,7 @@ MISSING = "–"
 def number(x: float | None, digits: int = 2) -> str:
     """`x` with `digits` decimals; what rounds to zero has no sign.
 
-    Example:
+    Examples:
         >>> number(-1.234), number(-0.001), number(float("nan"))
         ('−1.23', '0.00', '–')
     """
@@ -23,7 +23,7 @@ def number(x: float | None, digits: int = 2) -> str:
 def signed(x: float | None, digits: int = 2) -> str:
     """`x` with its sign always written, for differences; what rounds to zero has none.
 
-    Example:
+    Examples:
         >>> signed(1.5, 1), signed(-1.5, 1), signed(0.01, 1)
         ('+1.5', '−1.5', '0.0')
     """
@@ -35,7 +35,7 @@ def signed(x: float | None, digits: int = 2) -> str:
 def interval(low: float | None, high: float | None, digits: int = 2) -> str:
     """A closed interval, or a dash where an end is not known.
 
-    Example:
+    Examples:
         >>> interval(-0.5, 1.25), interval(None, 1.0)
         ('[−0.50, 1.25]', '–')
     """
@@ -47,7 +47,7 @@ def interval(low: float | None, high: float | None, digits: int = 2) -> str:
 def cell(value: object) -> str:
     """One scalar of a table as text; floats that nobody formatted get four significant digits.
 
-    Example:
+    Examples:
         >>> cell("raw"), cell(-3), cell(0.123456), cell(None)
         ('raw', '−3', '0.1235', '–')
     """

@@ -52,7 +52,7 @@ def paired_difference(differences: Sequence[float]) -> PairedDifference:
     Raises:
         ValueError: without a single difference, or if one is not finite.
 
-    Example:
+    Examples:
         >>> result = paired_difference([1.0, 2.0, 3.0, 2.0, 2.0])
         >>> result.mean, round(result.low, 2), round(result.high, 2)
         (2.0, 1.12, 2.88)
@@ -88,7 +88,7 @@ def _sign_flip(values: Float[np.ndarray, " replicates"]) -> float:
 def geometric_mean(values: Sequence[float]) -> float:
     """The mean that suits temperatures: ½ and 2 average to 1.
 
-    Example:
+    Examples:
         >>> geometric_mean([0.5, 2.0])
         1.0
     """

@@ -79,7 +79,7 @@ ScheduleArgs = one_of(CosineArgs, StepArgs)
 def rate_factor(args: CosineArgs | StepArgs, step: int, steps: int) -> float:
     """By what the highest learning rate is multiplied in step `step` of `steps`, in (0, 1].
 
-    Example:
+    Examples:
         >>> rate_factor(CosineArgs(), 50, 100)
         0.5
         >>> rate_factor(StepArgs(milestones=(0.5,)), 50, 100)

@@ -87,7 +87,7 @@ class Progress:
 def clock(seconds: float) -> str:
     """Minutes and seconds, or hours and minutes.
 
-    Example:
+    Examples:
         >>> clock(75), clock(7260)
         ('1:15', '2 h 01')
     """
