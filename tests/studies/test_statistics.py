@@ -44,7 +44,7 @@ def test_interval_is_scipy_s(differences: list[float]) -> None:
         return
     interval = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
-    assert found.direction == (interval.low > 0) - (interval.high < 0)
+    assert found.direction == int(interval.low > 0) - int(interval.high < 0)
 
 
 def every_sign(differences: list[float]) -> float:

@@ -58,9 +58,7 @@ def test_everything_is_there(demo: tuple[Path, str]) -> None:
         assert len(frame) == rows
         pd.testing.assert_frame_equal(frame, pd.read_parquet(folder / f"{name}.parquet"),
                                       check_dtype=False)  # fmt: skip
-    html = (folder / "report.html").read_text()
-    assert "teacher.training" not in html.partition("<body")[0]
-    assert "Teachers" in html
+    assert "Teachers" in (folder / "report.html").read_text()
 
 
 def test_labels_are_equal_where_they_are_said_to_be(demo: tuple[Path, str]) -> None:
@@ -86,7 +84,7 @@ def test_temperatures_are_what_the_arms_say(demo: tuple[Path, str]) -> None:
     taught = students[students["softening"].notna()]
     assert set(taught["arm"]) == set(expected)
     for row in taught.itertuples():
-        assert row.T == pytest.approx(expected[row.arm](row.replicate))
+        assert pytest.approx(expected[row.arm](row.replicate)) == row.T
     assert students.loc[students["softening"].isna(), "T"].isna().all()
 
 

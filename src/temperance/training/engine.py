@@ -172,17 +172,23 @@ class Engine:
                 where=path,
                 mend="It may be truncated: delete it and start again with --resume",
             ) from None
-        if content["steps"] != state.steps:
+        try:
+            if content["steps"] != state.steps:
+                raise ValueError(f"{content['steps']} steps, not {state.steps}")
+            state.module.load_state_dict(content["module"])
+            state.optimizer.load_state_dict(content["optimizer"])
+            self.fabric.strategy.precision.load_state_dict(content["precision"])
+            state.step = content["step"]
+            random = content["random"]
+            torch.set_rng_state(random[min(self.rank, len(random) - 1)].cpu())
+            if "random_cuda" in content:
+                torch.cuda.set_rng_state(content["random_cuda"].cpu(), self.device)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"is of a training of {content['steps']} steps, not {state.steps}", where=path
-            )
-        state.module.load_state_dict(content["module"])
-        state.optimizer.load_state_dict(content["optimizer"])
-        self.fabric.strategy.precision.load_state_dict(content["precision"])
-        state.step = content["step"]
-        torch.set_rng_state(content["random"][min(self.rank, len(content["random"]) - 1)].cpu())
-        if self.device.type == "cuda" and "random_cuda" in content:
-            torch.cuda.set_rng_state(content["random_cuda"].cpu(), self.device)
+                f"is a checkpoint of another model or training ({' '.join(str(error).split())})",
+                where=path,
+                mend="Choose another --out, or delete it and start again with --resume",
+            ) from None
 
     def agree(self, flag: bool) -> bool:
         """Whether the flag is up in any process: all of them then do the same."""
