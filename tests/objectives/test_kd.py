@@ -95,11 +95,11 @@ def test_nothing_to_learn_from_oneself(tau: float) -> None:
 
 @given(st.floats(0.1, 10), st.floats(0.5, 8))
 @settings(max_examples=30, deadline=None)
-def test_a_calibration_temperature_is_a_softening_of_the_teacher(T: float, tau: float) -> None:
+def test_a_calibration_temperature_is_a_softening_of_the_teacher(t: float, tau: float) -> None:
     """KD(z / T; τ) is KD with teacher softening T·τ: what the study's controls hang on."""
     calibrated = get_objective("kd", softening=tau)
-    softened = get_objective("kd", softening=tau, teacher_softening=T * tau)
-    one = calibrated(signal(STUDENT), signal(TEACHER / T), rows(), 0.0)
+    softened = get_objective("kd", softening=tau, teacher_softening=t * tau)
+    one = calibrated(signal(STUDENT), signal(TEACHER / t), rows(), 0.0)
     other = softened(signal(STUDENT), signal(TEACHER), rows(), 0.0)
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=1e-9, atol=1e-12)
