@@ -95,13 +95,29 @@ def load_config(
     merged = merge(_nested_defaults(cls), given)
     for override in overrides:
         merged = merge(merged, parse_override(override))
-    merged = merge(merged, values or {})
+    merged = _without_blanks(merge(merged, values or {}))
     try:
         return cls.model_validate(merged)
     except ValidationError as error:
         problems = [_explain(problem, cls) for problem in error.errors()]
         what = "; ".join(dict.fromkeys(problems))
         raise UserError(what, where=where) from None
+
+
+def _without_blanks(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the `???` that `commented_yaml` puts where a value has to be filled in."""
+    return {
+        key: _without_blanks(value) if isinstance(value, Mapping) else value
+        for key, value in content.items()
+        if value != "???"
+    }
+
+
+def paths_of(args: Args) -> list[Path]:
+    """Every path in the settings: what a run reads."""
+    values = [getattr(args, name) for name in type(args).model_fields]
+    nested = [path for value in values if isinstance(value, Args) for path in paths_of(value)]
+    return [value for value in values if isinstance(value, Path)] + nested
 
 
 def _nested_defaults(cls: type[Args]) -> dict[str, Any]:

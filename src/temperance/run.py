@@ -61,52 +61,64 @@ class Run:
         run = cls(folder, writes=writes)
         if not writes:
             return run
-        if folder.exists() and not folder.is_dir():
-            raise UserError("is a file, not a folder", where=folder, mend="Choose another --out")
+        run.refuse_if_taken(resume=resume, overwrite=overwrite)
         if folder.is_dir() and any(folder.iterdir()):
-            started = run.started_as()
+            started = run.started_as() or {}
             if overwrite:
-                run._clear(started)
-            elif not resume:
-                raise UserError(
-                    "the folder is not empty",
-                    where=folder,
-                    mend="Continue with --resume, replace it with --overwrite, or choose another"
-                    " --out",
-                )
-            elif started is None:
-                raise UserError("holds no run to resume", where=folder, mend="Check --out")
-            elif started["identity"] != identity:
+                run._clear()
+            elif started.get("identity") != identity:
                 raise UserError(
                     f"the run in it was started differently ({run._differences(started, config)})",
                     where=folder,
                     mend="Resume with the same settings and inputs, or choose another --out",
                 )
             else:
+                run.write("config.yaml", to_yaml(config))  # a study may have grown
                 return run
-        run.write("config.yaml", to_yaml(config))
         now = datetime.now(UTC).isoformat(timespec="seconds")
         facts = {"verb": verb, "identity": identity, "started": now, **environment()}
         run.write_json("environment.json", facts)
+        run.write("config.yaml", to_yaml(config))
         return run
+
+    def refuse_if_taken(self, *, resume: bool, overwrite: bool) -> None:
+        """Writes nothing, so it can be asked before long work.
+
+        Raises:
+            UserError: if the folder is a file, or is not empty and neither flag is set, or holds
+                something else than a run.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(
+                "is a file, not a folder", where=self.folder, mend="Choose another --out"
+            )
+        if not self.folder.is_dir() or not any(self.folder.iterdir()):
+            return
+        if not resume and not overwrite:
+            raise UserError(
+                "the folder is not empty",
+                where=self.folder,
+                mend="Continue with --resume, replace it with --overwrite, or choose another --out",
+            )
+        if not (self.folder / "environment.json").is_file():
+            what = "is not a folder that temperance made, so it is not overwritten"
+            raise UserError(
+                what if overwrite else "holds no run to resume",
+                where=self.folder,
+                mend="Check --out",
+            )
 
     def started_as(self) -> dict[str, Any] | None:
         """What environment.json says, None where there is none."""
-        path = self.folder / "environment.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return self.read_json("environment.json")
 
-    def _clear(self, started: Mapping[str, Any] | None) -> None:
-        if started is None:
-            raise UserError(
-                "is not a folder that temperance made, so it is not overwritten",
-                where=self.folder,
-                mend="Choose another --out",
-            )
+    def _clear(self) -> None:
         for entry in self.folder.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def _differences(self, started: Mapping[str, Any], config: Args) -> str:
-        before = dict(_flat(read_yaml(self.folder / "config.yaml")))
+        stored = self.folder / "config.yaml"
+        before = dict(_flat(read_yaml(stored))) if stored.is_file() else {}
         now = dict(_flat(yaml.safe_load(to_yaml(config))))
         changed = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
@@ -121,7 +133,8 @@ class Run:
         """A path inside the folder; its parent exists afterwards."""
         path = self.folder.joinpath(*parts)
         if self.writes:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            with _refusals_explained(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def write(self, name: str, text: str) -> None:
@@ -154,7 +167,8 @@ class Run:
     def log_metrics(self, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
         if self.writes:
-            with self.path("metrics.jsonl").open("a", encoding="utf-8") as file:
+            path = self.path("metrics.jsonl")
+            with _refusals_explained(path), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -202,20 +216,27 @@ def atomic(path: Path) -> Iterator[Path]:
         UserError: if the disk is full or refuses; what stood at `path` is then still there.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with _refusals_explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _refusals_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"cannot be written ({error.strerror or error})",
             where=path,
             mend="Free space or choose another --out; what was there before is unharmed",
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def identity(config: Args, **facts: Any) -> str:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from temperance.config import look_up
@@ -34,7 +35,7 @@ def load_logits(path: Path) -> tuple[Float[Tensor, "rows classes"], Int[Tensor, 
     read = look_up("reader for files that end in", path.suffix, _READERS)
     try:
         content = read(path)
-    except (OSError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, SafetensorError) as error:
         raise UserError(f"cannot be read ({error})", where=path) from None
     for name in ("logits", "targets"):
         if name not in content:
@@ -43,23 +44,33 @@ def load_logits(path: Path) -> tuple[Float[Tensor, "rows classes"], Int[Tensor, 
                 where=path,
                 mend=f"It has {', '.join(sorted(content)) or 'nothing'}; rename what you mean",
             )
-    return torch.as_tensor(content["logits"]), torch.as_tensor(content["targets"])
+    return content["logits"], content["targets"]
 
 
-def _read_npz(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("one array without a name; use numpy.savez(logits=…, targets=…)")
+        return {name: _tensor(name, archive[name]) for name in archive.files}
 
 
-def _read_parquet(path: Path) -> dict[str, Any]:
+def _read_parquet(path: Path) -> dict[str, Tensor]:
     frame = pd.read_parquet(path)
-    content: dict[str, Any] = {str(name): frame[name].to_numpy() for name in frame.columns}
-    if "logits" in content:
-        content["logits"] = np.stack(list(content["logits"]))
-    return content
+    return {
+        str(name): _tensor(name, np.stack(list(frame[name])))
+        for name in frame.columns
+        if name in ("logits", "targets")
+    }
 
 
-_READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+def _tensor(name: str, array: npt.NDArray[Any]) -> Tensor:
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"'{name}' holds {array.dtype}, not numbers")
+    return torch.from_numpy(array)
+
+
+_READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
     ".npz": _read_npz,
     ".safetensors": load_file,
     ".parquet": _read_parquet,

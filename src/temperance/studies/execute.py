@@ -183,8 +183,8 @@ def _prepare_teacher(
         )
         fitted = TemperatureScaling().fit(logits, targets)
     else:
-        logits, targets = predict(model, splits.calibration, device=engine.device)
         fitted = fit_held_out(model, splits, engine)
+        logits, targets = predict(model, splits.calibration, device=engine.device)
     usable(fitted, args.calibration)  # refuses a degenerate fit
 
     before = calibration_report(logits, targets)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 from temperance.config import Args
 from temperance.data import DataArgs, SplitArgs
@@ -33,6 +40,11 @@ EQUAL_LABELS: ArmName = "labels+calibration"
 class StudyArgs(Args):
     """A paired comparison of arms over replicates that redraw split, teacher, T and student."""
 
+    # A study grows by these: every training in it has an identity of its own.
+    without_effect: ClassVar[frozenset[str]] = frozenset(
+        {"arms", "softenings", "replicates", "margin"}
+    )
+
     data: DataArgs = DataArgs()
     split: SplitArgs = SplitArgs()
     """Its seed is the first replicate's; the others count up from it."""
@@ -54,6 +66,20 @@ class StudyArgs(Args):
     margin: NonNegativeFloat = Field(default=0.5)
     """Percentage points of accuracy below which a difference does not matter in practice."""
     engine: EngineArgs = EngineArgs()
+
+    @field_validator("arms", "softenings")
+    @classmethod
+    def _some_and_each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ValueError(f"needs at least one entry and each only once, got {list(value)}")
+        return value
+
+    @field_validator("objective")
+    @classmethod
+    def _softens(cls, objective: Args) -> Args:
+        if "softening" not in type(objective).model_fields:
+            raise ValueError("the objective of a study has a softening, such as kd")
+        return objective
 
 
 @dataclass(frozen=True)

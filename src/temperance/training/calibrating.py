@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -31,6 +31,9 @@ from temperance.training.student import (
 
 class CalibrationArgs(Args):
     """Where the teacher's temperature comes from."""
+
+    # A run that `force` lets pass would otherwise not exist: it changes no result.
+    without_effect: ClassVar[frozenset[str]] = frozenset({"force"})
 
     fit: Literal["held-out", "cross-fit", "none"] = "held-out"
     """held-out: on the calibration split. cross-fit: on the out-of-fold logits of K teachers of

@@ -110,7 +110,8 @@ class Engine:
     def step(
         self, state: TrainingState, losses: Mapping[str, Tensor], rows: Rows, rate: float
     ) -> dict[str, Tensor]:
-        """One gradient step; returns the losses, averaged over the rows of all processes.
+        """One gradient step; returns this process's share of the losses, whose mean over the
+        processes is the mean over all rows.
 
         Row-wise losses are weighted and divided by the weight of all rows of the global batch,
         so that unequal shares per process change nothing; scalars are averaged over processes.
@@ -189,6 +190,22 @@ class Engine:
                 where=path,
                 mend="Choose another --out, or delete it and start again with --resume",
             ) from None
+
+    def averaged(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
+        """The means over the processes, for the log."""
+        if self.world_size == 1:
+            return {name: float(loss) for name, loss in losses.items()}
+        means: Any = self.fabric.all_reduce(dict(losses), reduce_op="mean")
+        return {name: float(mean) for name, mean in means.items()}
+
+    def from_first(self, value: Path) -> Path:
+        """What the first process says, in all of them."""
+        first: Path = self.fabric.broadcast(value)
+        return first
+
+    def barrier(self) -> None:
+        """Wait for the other processes: what the first one wrote is then on disk."""
+        self.fabric.barrier()
 
     def agree(self, flag: bool) -> bool:
         """Whether the flag is up in any process: all of them then do the same."""

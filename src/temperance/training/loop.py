@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import ClassVar
@@ -10,7 +11,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import nn
 
 from temperance.config import Args
-from temperance.errors import Interrupted
+from temperance.errors import Interrupted, UserError
 from temperance.objectives import Objective
 from temperance.run import Run
 from temperance.tasks import ClassificationTask
@@ -68,14 +69,15 @@ def train_student(
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, with a checkpoint written.
-        UserError: if the checkpoint in `run` cannot be read or the disk is full.
+        UserError: if the checkpoint in `run` cannot be read, the disk is full, or the loss is no
+            longer finite.
     """
     steps = args.epochs * task.steps_per_epoch
     state = engine.start(student, build_optimizer(args.optimizer, student), steps)
     checkpoint = run.folder / "checkpoints" / "last.pt"
     if checkpoint.is_file():
         engine.restore(state, checkpoint)
-        run.keep_metrics_until(state.step)
+    run.keep_metrics_until(state.step)
     state.module.train()
 
     progress = Progress(label, step=state.step, steps=steps, batch_size=task.batch_size)
@@ -94,7 +96,13 @@ def train_student(
 
         if state.step % task.steps_per_epoch == 0:
             epoch = state.step // task.steps_per_epoch
-            measured = {name: float(loss) for name, loss in losses.items()}
+            measured = engine.averaged(losses)
+            if not all(map(math.isfinite, measured.values())):
+                raise UserError(
+                    f"{label} diverged: the loss is {measured} after epoch {epoch}",
+                    where="training.optimizer.lr",
+                    mend="Lower it",
+                )
             if epoch % args.validate_every == 0 or epoch == args.epochs:
                 measured |= validate(student)
             run.log_metrics(
@@ -109,4 +117,5 @@ def train_student(
             progress.close()
             raise Interrupted(f"{label} stopped at step {state.step} of {steps}")
     progress.close()
+    engine.barrier()
     return student

@@ -7,12 +7,14 @@ import time
 from typing import Any
 
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from temperance.calibration import accuracy, calibration_report, negative_log_likelihood
 from temperance.config import Args
 from temperance.data import ImageSet, Splits, ViewSpec
+from temperance.errors import UserError
 from temperance.models import (
     CNNArgs,
     ImageClassifier,
@@ -123,6 +125,7 @@ def produce_student(
     if run.writes:
         # A finished run is not continued: its student is the result.
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    engine.barrier()
     return model, result
 
 
@@ -148,20 +151,28 @@ def save_predictions(
 ) -> None:
     """Keep what a model said, as `predictions/NAME.safetensors`: logits, targets, ids."""
     if run.writes:
+        content = save({"logits": logits.contiguous(), "targets": targets, "ids": ids.cpu()})
         with atomic(run.path("predictions", f"{name}.safetensors")) as temporary:
-            save_file(
-                {"logits": logits.contiguous(), "targets": targets, "ids": ids.cpu()}, temporary
-            )
+            temporary.write_bytes(content)
 
 
 def load_predictions(
     run: Run, name: str
 ) -> tuple[Float[Tensor, "rows classes"], Int[Tensor, " rows"]] | None:
-    """What `save_predictions` kept, None where it has not yet."""
+    """What `save_predictions` kept, None where it has not yet.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
     path = run.folder / "predictions" / f"{name}.safetensors"
     if not path.is_file():
         return None
-    content = load_file(path)
+    try:
+        content = load_file(path)
+    except SafetensorError as error:
+        raise UserError(
+            f"is damaged ({error})", where=path, mend="Delete it and run again with --resume"
+        ) from None
     return content["logits"], content["targets"]
 
 

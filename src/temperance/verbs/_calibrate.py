@@ -25,6 +25,7 @@ from temperance.verbs._blocks import results_table
 from temperance.verbs._common import (
     Config,
     Outcome,
+    Place,
     provenance,
     running,
     settings,
@@ -59,26 +60,26 @@ def calibrate(
     Raises:
         UserError: for settings, logits or a folder that cannot be used, and for rows of one class.
     """
-    args = settings(CalibrateArgs, config, overrides, values, out=out, resume=resume)
+    place = Place(out, resume, overwrite)
+    args = settings(CalibrateArgs, config, overrides, values, place)
     engine = Engine(args.engine)
     source = load_source(args, engine)
+    calibrator = TemperatureScaling().fit(source.logits, source.targets)
+    before = calibration_report(source.logits, source.targets)
+    after = calibration_report(calibrator(source.logits), source.targets)
+    fit = calibrator.fit_report
+    assert fit is not None
+    metrics = {
+        "source": source.name,
+        "words": describe(before, fit.temperature if fit.usable else None),
+        "fit": fit.to_dict(),
+        "before": before.to_dict(),
+        "after": after.to_dict(),
+    }
     digest = identity(args, **source.facts)
-    with running(
-        "calibrate", args, digest, engine, out=out, resume=resume, overwrite=overwrite
-    ) as run:
-        calibrator = TemperatureScaling().fit(source.logits, source.targets)
-        before = calibration_report(source.logits, source.targets)
-        after = calibration_report(calibrator(source.logits), source.targets)
-        fit = calibrator.fit_report
-        assert fit is not None
-        metrics = {
-            "source": source.name,
-            "words": describe(before, fit.temperature if fit.usable else None),
-            "fit": fit.to_dict(),
-            "before": before.to_dict(),
-            "after": after.to_dict(),
-        }
+    with running("calibrate", args, digest, engine, place) as run:
         run.write_json("metrics.json", metrics)
+        engine.barrier()
         report = compose(run)
         if run.writes:
             save_calibrator(calibrator, run.folder)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from temperance.config import Args, load_config, read_yaml
+from temperance.config import Args, load_config, paths_of, read_yaml
 from temperance.data import DataArgs, Dataset, load_dataset
-from temperance.errors import Interrupted
+from temperance.errors import Interrupted, UserError
 from temperance.reporting.html import Report
 from temperance.run import Run, free_folder
 from temperance.training import Engine
@@ -32,42 +32,69 @@ class Outcome:
     report: Report
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a run goes, and what may be there already."""
+
+    out: str | Path | None
+    """None: the first free `runs/VERB…`."""
+    resume: bool
+    overwrite: bool
+
+    @property
+    def folder(self) -> Path | None:
+        """`out` as a path."""
+        return None if self.out is None else Path(self.out)
+
+
 def settings(
     cls: type[SomeArgs],
     config: Config,
     overrides: Sequence[str],
     values: Mapping[str, Any],
-    *,
-    out: str | Path | None,
-    resume: bool,
+    place: Place,
 ) -> SomeArgs:
-    """The verb's settings; a run that is resumed without any continues with its own."""
-    if resume and config is None and not overrides and not values and out is not None:
-        stored = Path(out) / "config.yaml"
-        config = stored if stored.is_file() else None
-    return load_config(cls, config, overrides, values)
+    """The verb's settings; a run that is resumed without any continues with its own.
+
+    Raises:
+        UserError: for settings that do not fit, and for a place that the run could not have.
+    """
+    folder, resume, overwrite = place.folder, place.resume, place.overwrite
+    if resume and overwrite:
+        raise UserError("--resume continues a run, --overwrite replaces it", mend="Give one")
+    if resume and (folder is None or not (folder / "environment.json").is_file()):
+        raise UserError(
+            "there is no run to resume",
+            where=folder or "--out",
+            mend="Give a run's folder as --out",
+        )
+    if folder is None:
+        return load_config(cls, config, overrides, values)
+    Run(folder).refuse_if_taken(resume=resume, overwrite=overwrite)
+    if resume and config is None and not overrides and not values:
+        config = folder / "config.yaml"
+    args = load_config(cls, config, overrides, values)
+    for path in paths_of(args) if overwrite else []:
+        if folder.resolve() in (path.resolve(), *path.resolve().parents):
+            raise UserError(
+                f"overwriting it would delete what the run reads ({path})",
+                where=folder,
+                mend="Choose another --out",
+            )
+    return args
 
 
 @contextmanager
-def running(
-    verb: str,
-    args: Args,
-    identity: str,
-    engine: Engine,
-    *,
-    out: str | Path | None,
-    resume: bool,
-    overwrite: bool,
-) -> Iterator[Run]:
+def running(verb: str, args: Args, identity: str, engine: Engine, place: Place) -> Iterator[Run]:
     """The run folder of a verb, with its log, interruptible at every step."""
-    folder = Path(out) if out is not None else free_folder(verb)
+    folder = engine.from_first(place.folder or free_folder(verb))
     run = Run.open(
         folder,
         verb=verb,
         config=args,
         identity=identity,
-        resume=resume,
-        overwrite=overwrite,
+        resume=place.resume,
+        overwrite=place.overwrite,
         writes=engine.rank == 0,
     )
     with run.logging(), engine.interruptible():

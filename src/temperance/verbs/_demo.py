@@ -39,6 +39,7 @@ from temperance.training import (
 from temperance.verbs._common import (
     Config,
     Outcome,
+    Place,
     provenance,
     running,
     settings,
@@ -89,11 +90,12 @@ def demo(
         UserError: for settings, data or a folder that cannot be used.
         Interrupted: after Ctrl-C, everything done so far being on disk.
     """
-    args = settings(DemoArgs, config, overrides, values, out=out, resume=resume)
+    place = Place(out, resume, overwrite)
+    args = settings(DemoArgs, config, overrides, values, place)
     engine = Engine(args.engine)
     dataset = shared_dataset(args.data, engine)
     digest = identity(args, data=dataset.fingerprint)
-    with running("demo", args, digest, engine, out=out, resume=resume, overwrite=overwrite) as run:
+    with running("demo", args, digest, engine, place) as run:
         result = run_study(args, dataset, engine, run)
         found = contrasts(args, result.students)
         metrics = {
@@ -108,6 +110,7 @@ def demo(
             ],
         }
         run.write_json("metrics.json", metrics)
+        engine.barrier()
         report = compose(run)
         if run.writes:
             write_report(report, run.path("report.html"))
@@ -270,7 +273,8 @@ def _arms(args: StudyArgs) -> Table:
 
 
 def _methods(args: StudyArgs, students: pd.DataFrame) -> str:
-    taught = students[~students["softening"].isna()]
+    taught = students[~students["softening"].isna()]["train_rows"]
+    images = f", {int(taught.iloc[0]):,} images with a teacher" if len(taught) else ""
     fit = (
         f"T was cross-fitted: {args.calibration.folds} teachers of the same recipe, each on the"
         " rows of the other folds, gave out-of-fold logits for all rows; the teacher itself and"
@@ -283,9 +287,9 @@ def _methods(args: StudyArgs, students: pd.DataFrame) -> str:
         f"{args.replicates} replicates, each with its own split, teacher, T and students; all arms"
         f" of a replicate share the students' seed. Teacher: {args.teacher.model.name},"
         f" {args.teacher.training.epochs} epochs on labels. Student: {args.student.model.name},"
-        f" {args.student.training.epochs} epochs, {int(taught['train_rows'].iloc[0]):,} images"
-        f" with a teacher. {fit}. Under-confident: T × {args.calibration.underconfidence:g}."
-        " Dividing the teacher's logits by T is the same as a higher softening of the teacher"
+        f" {args.student.training.epochs} epochs{images}. {fit}."
+        f" Under-confident: T × {args.calibration.underconfidence:g}. Dividing the teacher's"
+        " logits by T is the same as a higher softening of the teacher"
         " alone, so only a gain over the constant T would say that the fitted T picks the right"
         f" one. Intervals are t intervals with {args.replicates - 1} degrees of freedom over"
         " replicates."

@@ -23,7 +23,7 @@ from temperance.objectives import ObjectiveArgs, get_objective
 from temperance.objectives.kd import KDArgs
 from temperance.objectives.labels import LabelsArgs
 from temperance.reporting.html import Paragraph, Report, Section, write_report
-from temperance.run import Run, file_sha256, identity
+from temperance.run import Run, identity
 from temperance.tasks import predict
 from temperance.teacher import LiveTeacher
 from temperance.training import (
@@ -41,6 +41,7 @@ from temperance.verbs._calibrate import fit_table
 from temperance.verbs._common import (
     Config,
     Outcome,
+    Place,
     provenance,
     running,
     settings,
@@ -48,7 +49,7 @@ from temperance.verbs._common import (
     training_of,
     weights_of,
 )
-from temperance.verbs._source import splits_of, warn_if_trained_on_calibration
+from temperance.verbs._source import taught_data, warn_if_trained_on_calibration
 from temperance.verbs._train import curves_section, model_card
 
 logger = logging.getLogger("temperance")
@@ -102,20 +103,28 @@ def distill(
             degenerate calibration fit without `calibration.force`.
         Interrupted: after Ctrl-C, with a checkpoint written.
     """
-    args = settings(DistillArgs, config, overrides, values, out=out, resume=resume)
+    place = Place(out, resume, overwrite)
+    args = settings(DistillArgs, config, overrides, values, place)
     engine = Engine(args.engine)
-    splits, fingerprint = splits_of(args.teacher.weights, args.data, args.split, engine)
+    data = taught_data(args.teacher.weights, args.data, args.split, engine)
+    args = args.model_copy(update={"data": data.args, "split": data.split_args})
+    splits = data.splits
     teacher = load_model(weights_of(args.teacher.weights), classes=len(splits.train.classes))
     teacher.to(engine.device)
-    digest = identity(args, data=fingerprint, teacher=weights_sha256(teacher), **_given(args))
-    with running(
-        "distill", args, digest, engine, out=out, resume=resume, overwrite=overwrite
-    ) as run:
-        calibrator = teacher_calibrator(args, teacher, splits, engine, run)
+    fitted = _calibrator_at_hand(args, teacher, splits, engine)
+    facts = {"data": data.fingerprint, "teacher": weights_sha256(teacher)}
+    if fitted is not None:
+        facts["calibrator"] = weights_sha256(fitted)
+    digest = identity(args, **facts)
+    with running("distill", args, digest, engine, place) as run:
+        if args.calibration.fit == "cross-fit" and args.teacher.calibrator is None:
+            fitted = usable(_cross_fit(args, splits, engine, run), args.calibration)
+        if fitted is not None:
+            logger.info("the teacher's calibration temperature is T = %.4f", fitted.temperature)
         _, result = produce_student(
             args,
             splits,
-            LiveTeacher(teacher, calibrator.to(engine.device) if calibrator else None),
+            LiveTeacher(teacher, fitted.to(engine.device) if fitted else None),
             get_objective(args.objective),
             seed=args.seed,
             engine=engine,
@@ -124,28 +133,20 @@ def distill(
         )
         if run.writes:
             run.write("student/README.md", model_card(run, result))
-            _measure_teacher(run, teacher, calibrator, splits, engine)
-            report = compose(run)
+            if fitted is not None:
+                save_calibrator(fitted.cpu(), run.folder)
+            _measure_teacher(run, teacher, fitted, splits, engine)
+        engine.barrier()
+        report = compose(run)
+        if run.writes:
             write_report(report, run.path("report.html"))
-        else:
-            report = compose(run)
     return Outcome(run.folder, result, report)
 
 
-def _given(args: DistillArgs) -> dict[str, str]:
-    """Digest of the calibrator that was given, for the run's identity."""
-    path = args.teacher.calibrator
-    if path is None:
-        return {}
-    folder = path if path.is_dir() else path.parent
-    file = folder / "calibrator.safetensors"
-    return {"calibrator": file_sha256(file)} if file.is_file() else {}
-
-
-def teacher_calibrator(
-    args: DistillArgs, teacher: ImageClassifier, splits: Splits, engine: Engine, run: Run
+def _calibrator_at_hand(
+    args: DistillArgs, teacher: ImageClassifier, splits: Splits, engine: Engine
 ) -> TemperatureScaling | None:
-    """The calibrator given, one fitted as `args.calibration` says, or None for a raw teacher."""
+    """The calibrator that was given or is fitted on held-out rows; None for the other cases."""
     if args.teacher.calibrator is not None:
         loaded = load_calibrator(args.teacher.calibrator)
         if not isinstance(loaded, TemperatureScaling):
@@ -154,19 +155,11 @@ def teacher_calibrator(
                 where=args.teacher.calibrator,
                 mend="Give a temperature calibrator",
             )
-        fitted = loaded
-    elif args.calibration.fit == "none":
+        return usable(loaded, args.calibration)
+    if args.calibration.fit != "held-out":
         return None
-    elif args.calibration.fit == "held-out":
-        warn_if_trained_on_calibration(teacher, splits, engine)
-        fitted = fit_held_out(teacher, splits, engine)
-    else:
-        fitted = _cross_fit(args, splits, engine, run)
-    calibrator = usable(fitted, args.calibration)
-    if run.writes:
-        save_calibrator(calibrator, run.folder)
-    logger.info("the teacher's calibration temperature is T = %.4f", calibrator.temperature)
-    return calibrator
+    warn_if_trained_on_calibration(teacher, splits, engine)
+    return usable(fit_held_out(teacher, splits, engine), args.calibration)
 
 
 def _cross_fit(args: DistillArgs, splits: Splits, engine: Engine, run: Run) -> TemperatureScaling:

@@ -18,6 +18,7 @@ from temperance.calibration import (
     fit_temperature,
     load_calibrator,
 )
+from temperance.models import weights_sha256
 from temperance.reporting.html import Report, Section, write_report
 from temperance.run import Run, identity
 from temperance.tasks import predict
@@ -26,6 +27,7 @@ from temperance.verbs._blocks import calibration_sections, results_table
 from temperance.verbs._common import (
     Config,
     Outcome,
+    Place,
     provenance,
     running,
     settings,
@@ -70,16 +72,17 @@ def measure(
     Raises:
         UserError: for settings, logits or a folder that cannot be used.
     """
-    args = settings(MeasureArgs, config, overrides, values, out=out, resume=resume)
+    place = Place(out, resume, overwrite)
+    args = settings(MeasureArgs, config, overrides, values, place)
     engine = Engine(args.engine)
     source = load_source(args, engine)
     calibrator = load_calibrator(args.calibrator) if args.calibrator else None
-    digest = identity(args, **source.facts)
-    with running(
-        "measure", args, digest, engine, out=out, resume=resume, overwrite=overwrite
-    ) as run:
-        metrics = _measured(args, source, calibrator, engine)
+    metrics = _measured(args, source, calibrator, engine)
+    given = {"calibrator": weights_sha256(calibrator)} if calibrator else {}
+    digest = identity(args, **source.facts, **given)
+    with running("measure", args, digest, engine, place) as run:
         run.write_json("metrics.json", metrics)
+        engine.barrier()
         report = compose(run)
         if run.writes:
             write_report(report, run.path("report.html"))

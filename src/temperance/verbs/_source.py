@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from temperance.calibration import accuracy
+from temperance.calibration import accuracy, check_logits
 from temperance.config import Args
 from temperance.data import DataArgs, SplitArgs, Splits, load_logits, make_splits
 from temperance.errors import UserError
@@ -21,6 +21,8 @@ from temperance.training import Engine, EngineArgs
 from temperance.verbs._common import shared_dataset, training_of, weights_of
 
 logger = logging.getLogger("temperance")
+
+SomeArgs = TypeVar("SomeArgs", DataArgs, SplitArgs)
 
 
 class SourceArgs(Args):
@@ -66,11 +68,16 @@ def load_source(args: SourceArgs, engine: Engine) -> Source:
         )
     if args.logits is not None:
         logits, targets = load_logits(args.logits)
+        try:
+            check_logits(logits, targets)
+        except UserError as error:
+            mend = error.mend or "Correct the file"
+            raise UserError(error.what, where=f"{args.logits}, {error.where}", mend=mend) from None
         return Source(args.logits.name, logits, targets, {"logits": file_sha256(args.logits)})
 
     assert args.model is not None
-    splits, fingerprint = splits_of(args.model, args.data, args.split, engine)
-    images = getattr(splits, args.rows)
+    data = taught_data(args.model, args.data, args.split, engine)
+    images = getattr(data.splits, args.rows)
     if not len(images):
         raise UserError(
             f"the {args.rows} split is empty", where="rows", mend="Choose other rows or split.*"
@@ -78,17 +85,34 @@ def load_source(args: SourceArgs, engine: Engine) -> Source:
     model = load_model(weights_of(args.model), classes=len(images.classes)).to(engine.device)
     logits, targets = predict(model, images, device=engine.device)
     if args.rows == "calibration":
-        warn_if_trained_on_calibration(model, splits, engine)
-    facts = {"data": fingerprint, "weights": weights_sha256(model)}
-    return Source(args.rows, logits, targets, facts, model, splits)
+        warn_if_trained_on_calibration(model, data.splits, engine)
+    facts = {
+        "data": data.fingerprint,
+        "weights": weights_sha256(model),
+        "split": data.split_args.model_dump(),
+    }
+    return Source(args.rows, logits, targets, facts, model, data.splits)
 
 
-def splits_of(
+@dataclass(frozen=True)
+class TaughtData:
+    """The data of a model, split; by default those that its run was trained on."""
+
+    args: DataArgs
+    split_args: SplitArgs
+    splits: Splits
+    fingerprint: str
+
+
+def taught_data(
     model: Path, data: DataArgs | None, split: SplitArgs | None, engine: Engine
-) -> tuple[Splits, str]:
-    """The splits to look at, and the data's fingerprint; by default those of the model's run.
+) -> TaughtData:
+    """The data to look at: those of the model's run, with the keys that were set on top.
 
     Warns, with the number, if the model was trained on rows of the calibration or test split.
+
+    Raises:
+        UserError: if the model is no run's and no data are named, or the data cannot be used.
     """
     trained = training_of(model)
     if trained is None and data is None:
@@ -96,13 +120,15 @@ def splits_of(
             "which data?", where="data", mend=f"{model} is no run's folder: set data.name=…"
         )
     if trained is None:
-        dataset = shared_dataset(data or DataArgs(), engine)
-        return make_splits(dataset, split or SplitArgs()), dataset.fingerprint
+        data, split = data or DataArgs(), split or SplitArgs()
+        dataset = shared_dataset(data, engine)
+        return TaughtData(data, split, make_splits(dataset, split), dataset.fingerprint)
     trained_data = DataArgs.model_validate(trained["data"])
     trained_split = SplitArgs.model_validate(trained["split"])
-    dataset = shared_dataset(data or trained_data, engine)
-    splits = make_splits(dataset, split or trained_split)
-    if split is not None and split != trained_split and data in (None, trained_data):
+    data, split = _on_top(trained_data, data), _on_top(trained_split, split)
+    dataset = shared_dataset(data, engine)
+    splits = make_splits(dataset, split)
+    if split != trained_split and data == trained_data:
         seen = set(make_splits(dataset, trained_split).train.ids.tolist())
         for name in ("calibration", "test"):
             ids = getattr(splits, name).ids.tolist()
@@ -113,7 +139,15 @@ def splits_of(
                     " looks better calibrated than it is",
                     shared, len(ids), name,
                 )  # fmt: skip
-    return splits, dataset.fingerprint
+    return TaughtData(data, split, splits, dataset.fingerprint)
+
+
+def _on_top(trained: SomeArgs, given: SomeArgs | None) -> SomeArgs:
+    """The settings of the model's run, with those that were set explicitly."""
+    if given is None:
+        return trained
+    explicit = {name: getattr(given, name) for name in given.model_fields_set}
+    return trained.model_copy(update=explicit)
 
 
 def warn_if_trained_on_calibration(model: ImageClassifier, splits: Splits, engine: Engine) -> None:

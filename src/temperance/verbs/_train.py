@@ -21,6 +21,7 @@ from temperance.verbs._blocks import calibration_sections, results_table, splits
 from temperance.verbs._common import (
     Config,
     Outcome,
+    Place,
     provenance,
     running,
     settings,
@@ -63,12 +64,13 @@ def train(
         UserError: for settings, data or a folder that cannot be used.
         Interrupted: after Ctrl-C, with a checkpoint written.
     """
-    args = settings(TrainArgs, config, overrides, values, out=out, resume=resume)
+    place = Place(out, resume, overwrite)
+    args = settings(TrainArgs, config, overrides, values, place)
     engine = Engine(args.engine)
     dataset = shared_dataset(args.data, engine)
     splits = make_splits(dataset, args.split)
     digest = identity(args, data=dataset.fingerprint)
-    with running("train", args, digest, engine, out=out, resume=resume, overwrite=overwrite) as run:
+    with running("train", args, digest, engine, place) as run:
         _, result = produce_student(
             args,
             splits,
