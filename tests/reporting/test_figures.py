@@ -151,7 +151,7 @@ def test_arms_do_not_depend_on_the_order_of_replicates(ax: Any) -> None:
 def test_temperatures_with_their_interval_on_a_log_axis(ax: Any) -> None:
     temperature_points(ax, [2.0, np.inf, 1.5], [0.1, 0.1, np.nan])
     assert ax.get_yscale() == "log"
-    assert ax.lines[-1].get_xydata().tolist() == [[1, 2.0], [3, 1.5]]
+    assert ax.lines[-1].get_xydata().tolist() == [[0, 2.0], [2, 1.5]]
     segment = ax.collections[0].get_segments()[0]
     assert np.log(segment[:, 1] / 2).tolist() == pytest.approx([-0.196, 0.196])
     assert "1 without a finite T" in ax.get_xlabel()

@@ -200,7 +200,7 @@ def temperature_points(ax: Axes, temperatures: ArrayLike, se: ArrayLike) -> Axes
     """
     fitted, errors = np.asarray(temperatures, dtype=float), np.asarray(se, dtype=float)
     finite = np.isfinite(fitted)
-    replicates = 1 + np.arange(len(fitted))
+    replicates = np.arange(len(fitted))
     fitted, errors, places = fitted[finite], errors[finite], replicates[finite]
     lows, highs = fitted * np.exp(-1.96 * errors), fitted * np.exp(1.96 * errors)
     ax.axhline(1, color=INK, linewidth=1)
@@ -216,7 +216,7 @@ def temperature_points(ax: Axes, temperatures: ArrayLike, se: ArrayLike) -> Axes
     )
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.set_xlim(0.4, len(replicates) + 0.6)
+    ax.set_xlim(-0.6, len(replicates) - 0.4)
     ax.xaxis.set_major_locator(MaxNLocator(9, integer=True, steps=[1, 2, 5, 10]))
     ax.grid(axis="x", visible=False)
     left_out = int((~finite).sum())
