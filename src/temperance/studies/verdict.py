@@ -102,20 +102,24 @@ def _accuracies(students: pd.DataFrame, arm: str, softening: float | None) -> pd
 def sentences(args: StudyArgs, found: list[Contrast]) -> tuple[str, str]:
     """What the table supports, and what it does not: two sentences made from the numbers alone.
 
-    They are about three claims: a teacher helps at all (the primary contrast), calibrating it
-    helps, and the fitted T does better than one constant T for all. A difference that lies within
-    the margin is a finding too; one that is neither established nor excluded is undecided.
+    They are about four claims: a teacher helps at all (the primary contrast), calibrating it
+    helps, the fitted T does better than one constant T for all, and going beyond T helps more. A
+    difference that lies within the margin is a finding too; one that is neither established nor
+    excluded is undecided.
     """
     claims = [
         ("a teacher helps at equal labels", [c for c in found if c.primary]),
         ("calibrating helps", _pairs(found, "calibrated", "raw")),
         ("the fitted T beats one constant T", _pairs(found, "calibrated", "constant-T")),
+        ("an under-confident teacher helps more", _pairs(found, "under-confident", "calibrated")),
     ]
     findings = [
-        _finding(contrast, args.margin)
+        _finding(
+            status, [c for c in contrasts_of if _status(c, args.margin) == status], args.margin
+        )
         for _, contrasts_of in claims
-        for contrast in contrasts_of
-        if _status(contrast, args.margin) != "undecided"
+        for status in ("better", "worse", "equivalent")
+        if any(_status(c, args.margin) == status for c in contrasts_of)
     ]
     unsupported = [
         _not_supported(claim, contrasts_of, args.margin)
@@ -144,17 +148,19 @@ def _status(contrast: Contrast, margin: float) -> str:
     return {1: "better", -1: "worse", 0: "undecided"}[difference.direction]
 
 
-def _finding(contrast: Contrast, margin: float) -> str:
+def _finding(status: str, alike: list[Contrast], margin: float) -> str:
+    """One clause about contrasts of the same two arms that came out alike."""
+    contrast = alike[0]
     verb = {
         "better": "beats",
         "worse": "falls behind",
         "equivalent": f"equals, within ±{margin:g} points,",
-    }[_status(contrast, margin)]
+    }[status]
     arm = f"the best arm with a teacher, {contrast.arm}," if contrast.primary else contrast.arm
     against = contrast.against
     if against == EQUAL_LABELS:
         against = "labels only at equal labels"
-    return f"{arm} {verb} {against} ({_numbers(contrast)})"
+    return f"{arm} {verb} {against} ({'; '.join(_numbers(c) for c in alike)})"
 
 
 def _not_supported(claim: str, contrasts_of: list[Contrast], margin: float) -> str:
