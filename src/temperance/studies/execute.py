@@ -15,12 +15,16 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from temperance.calibration import TemperatureScaling, calibration_report
+from temperance.calibration import (
+    CalibrationReport,
+    TemperatureScaling,
+    calibration_report,
+)
 from temperance.config import Args
 from temperance.data import Dataset, Splits, make_splits
 from temperance.models import ImageClassifier, weights_sha256
 from temperance.objectives import Objective, get_objective
-from temperance.run import Run, identity
+from temperance.run import Run, atomic, identity
 from temperance.studies.plan import (
     WITHOUT_TEACHER,
     PlannedStudent,
@@ -191,10 +195,26 @@ def _prepare_teacher(
     after = calibration_report(fitted(logits), targets)
     taught_logits, taught_targets = predict(model, splits.train, device=engine.device)
     taught = calibration_report(taught_logits, taught_targets, intervals=False)
-    fit = fitted.fit_report
-    assert fit is not None
+    run.write_json("measured.json", {"before": before.to_dict(), "after": after.to_dict()})
     measured = {
         "replicate": replicate,
+        **_teacher_row(before, after, taught, fitted, result),
+        "run": run.folder.name,
+    }
+    return StudyTeacher(model, weights_sha256(model), fitted, splits, measured)
+
+
+def _teacher_row(
+    before: CalibrationReport,
+    after: CalibrationReport,
+    taught: CalibrationReport,
+    fitted: TemperatureScaling,
+    result: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A teacher raw and calibrated on rows it has not seen, on the rows it teaches, and on test."""
+    fit = fitted.fit_report
+    assert fit is not None
+    return {
         "rows": before.n,
         "accuracy": before.accuracy,
         "nll": before.nll,
@@ -212,10 +232,7 @@ def _prepare_teacher(
         "test_accuracy": result["test"]["accuracy"],
         "test_gap": result["test"]["gap"],
         "seconds": result["seconds"],
-        "run": run.folder.name,
     }
-    run.write_json("measured.json", {"before": before.to_dict(), "after": after.to_dict()})
-    return StudyTeacher(model, weights_sha256(model), fitted, splits, measured)
 
 
 def _train_student(
@@ -307,7 +324,5 @@ def _on_device(model: ImageClassifier, calibrator: nn.Module | None, engine: Eng
 def _write_table(run: Run, name: str, table: pd.DataFrame) -> None:
     run.write(f"{name}.csv", table.to_csv(index=False))
     if run.writes:
-        from temperance.run import atomic
-
         with atomic(run.path(f"{name}.parquet")) as temporary:
             table.to_parquet(temporary, index=False)

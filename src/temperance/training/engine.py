@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar, Literal
@@ -53,6 +53,8 @@ class TrainingState:
     """How many steps the training has."""
     step: int = 0
     """How many of them are done."""
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    """Sums of this process's shares of the losses since the last `epoch_losses`."""
 
     @property
     def progress(self) -> float:
@@ -111,7 +113,7 @@ class Engine:
         self, state: TrainingState, losses: Mapping[str, Tensor], rows: Rows, rate: float
     ) -> dict[str, Tensor]:
         """One gradient step; returns this process's share of the losses, whose mean over the
-        processes is the mean over all rows.
+        processes is the mean over all rows, and adds it to `state.losses`.
 
         Row-wise losses are weighted and divided by the weight of all rows of the global batch,
         so that unequal shares per process change nothing; scalars are averaged over processes.
@@ -126,7 +128,10 @@ class Engine:
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.step += 1
-        return {name: mean.detach() for name, mean in means.items()}
+        shares = {name: mean.detach() for name, mean in means.items()}
+        for name, share in shares.items():
+            state.losses[name] = state.losses.get(name, torch.zeros_like(share)) + share
+        return shares
 
     def _mean(self, loss: Tensor, weights: Tensor | None) -> Tensor:
         if loss.ndim == 0:
@@ -142,6 +147,7 @@ class Engine:
 
     def save(self, state: TrainingState, path: Path) -> None:
         """Write a checkpoint, whole or not at all; a failure leaves the previous one in place."""
+        losses = self._averaged(state.losses)
         random: Any = self.fabric.all_gather(torch.get_rng_state().to(self.device))
         if self.rank == 0:
             content: dict[str, Any] = {
@@ -150,6 +156,7 @@ class Engine:
                 "precision": self.fabric.strategy.precision.state_dict(),
                 "step": state.step,
                 "steps": state.steps,
+                "losses": losses,
                 "random": random.reshape(self.world_size, -1).cpu(),
             }
             if self.device.type == "cuda":
@@ -180,6 +187,10 @@ class Engine:
             state.optimizer.load_state_dict(content["optimizer"])
             self.fabric.strategy.precision.load_state_dict(content["precision"])
             state.step = content["step"]
+            state.losses = {
+                name: torch.tensor(loss, device=self.device)
+                for name, loss in content["losses"].items()
+            }
             random = content["random"]
             torch.set_rng_state(random[min(self.rank, len(random) - 1)].cpu())
             if "random_cuda" in content:
@@ -191,8 +202,12 @@ class Engine:
                 mend="Choose another --out, or delete it and start again with --resume",
             ) from None
 
-    def averaged(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
-        """The means over the processes, for the log."""
+    def epoch_losses(self, state: TrainingState, steps: int) -> dict[str, float]:
+        """Mean losses of the last `steps` steps over all processes; the sums start anew."""
+        sums, state.losses = self._averaged(state.losses), {}
+        return {name: total / steps for name, total in sums.items()}
+
+    def _averaged(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
         if self.world_size == 1:
             return {name: float(loss) for name, loss in losses.items()}
         means: Any = self.fabric.all_reduce(dict(losses), reduce_op="mean")

@@ -64,7 +64,7 @@ def train_student(
     Args:
         teacher: gives a signal for every batch, raw or calibrated; `NoTeacher()` for labels alone.
         objective: losses of both signals and the rows.
-        run: folder that receives checkpoints and one line of metrics per epoch.
+        run: folder that receives checkpoints and, per epoch, one line of metrics with mean losses.
         validate: named numbers of the student on held-out images, asked between epochs.
 
     Raises:
@@ -92,11 +92,11 @@ def train_student(
                 progress=state.progress,
             )
         rate = args.optimizer.lr * rate_factor(args.schedule, state.step, steps)
-        losses = engine.step(state, losses, rows, rate)
+        shares = engine.step(state, losses, rows, rate)
 
         if state.step % task.steps_per_epoch == 0:
             epoch = state.step // task.steps_per_epoch
-            measured = engine.averaged(losses)
+            measured = engine.epoch_losses(state, task.steps_per_epoch)
             if not all(map(math.isfinite, measured.values())):
                 raise UserError(
                     f"{label} diverged: the loss is {measured} after epoch {epoch}",
@@ -108,7 +108,7 @@ def train_student(
             run.log_metrics(
                 step=state.step, epoch=epoch, rate=rate, **measured, **progress.rates(state.step)
             )
-        progress.show(state.step, losses)
+        progress.show(state.step, shares)
         interrupted = engine.agree(engine.interrupted)
         if interrupted or engine.agree(time.monotonic() - saved >= args.checkpoint_seconds):
             engine.save(state, checkpoint)
