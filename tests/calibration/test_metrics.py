@@ -112,7 +112,7 @@ def test_integer_weights_are_repeated_rows(problem, data):
 def test_chunks_do_not_change_the_values(monkeypatch, sampled):
     logits, targets = sampled(rows=53, classes=5)
     whole = core.score_rows(logits, targets), adaptive_calibration_error(logits, targets)
-    monkeypatch.setattr(core, "CHUNK", 60)  # 12 rows, and 1 class, at a time
+    monkeypatch.setattr(chunks, "CHUNK", 60)  # 12 rows, and 1 class, at a time
     parts = core.score_rows(logits, targets), adaptive_calibration_error(logits, targets)
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-14)
 

@@ -1,0 +1,61 @@
+"""The softmax of many rows, a piece at a time that fits the processor's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+CHUNK = 2**18  # logits at a time: two float64 buffers of 2 MB, near the second-level cache
+CHUNK_ON_DEVICE = 2**24  # elsewhere launching a kernel costs more than a missed cache
+
+
+class SoftmaxChunk(NamedTuple):
+    """Some rows' softmax before its normalisation. The next chunk reuses the memory."""
+
+    part: slice
+    """Which rows."""
+    margin: Float[Tensor, "rows classes"]
+    """(logits − the row's maximum) / temperature, ≤ 0; −inf for a masked class."""
+    share: Float[Tensor, "rows classes"]
+    """exp(margin): 1 for the predicted class."""
+    total: Float[Tensor, " rows"]
+    """The sum of `share`, ≥ 1; the probabilities are share / total."""
+
+
+def row_chunks(logits: Float[Tensor, "rows classes"]) -> Iterator[slice]:
+    """Slices of rows that hold about `CHUNK` logits each."""
+    rows, classes = logits.shape
+    step = max(1, (CHUNK if logits.device.type == "cpu" else CHUNK_ON_DEVICE) // classes)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def softmax_chunks(
+    logits: Float[Tensor, "rows classes"],
+    temperature: float | Float[Tensor, " rows"] = 1.0,
+    dtype: torch.dtype = torch.float64,
+) -> Iterator[SoftmaxChunk]:
+    """The softmax of logits / temperature, chunk by chunk.
+
+    Args:
+        temperature: one, or one for each row.
+        dtype: of the result; the logits are widened before anything else.
+    """
+    margins = shares = logits.new_empty(0, dtype=dtype)
+    for part in row_chunks(logits):
+        rows = part.stop - part.start
+        if len(margins) < rows:
+            margins = logits.new_empty((rows, logits.shape[1]), dtype=dtype)
+            shares = torch.empty_like(margins)
+        margin, share = margins[:rows], shares[:rows]
+        margin.copy_(logits[part])
+        margin -= margin.amax(1, keepdim=True)
+        if isinstance(temperature, Tensor):
+            margin /= temperature[part, None]
+        elif temperature != 1:
+            margin /= temperature
+        torch.exp(margin, out=share)
+        yield SoftmaxChunk(part, margin, share, share.sum(1))
