@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from temperance.calibration import fit_temperature, metrics
+from temperance.calibration import fit_temperature
+from temperance.calibration.metrics import chunks as metrics
 from temperance.errors import UserError
 
 WIDE = (1e-5, 1e5)
@@ -99,8 +100,8 @@ MASKED = -torch.inf
     [
         ([[1.0, 1, 1], [2, 2, 2]], [0, 1], "flat"),
         ([[1.0, 1, MASKED], [2, MASKED, 2]], [0, 2], "flat"),
-        ([[1.0, 0], [1, 0]], [1, 1], "uninformative"),  # all wrong
-        ([[1.0, 0], [1, 0]], [0, 1], "uninformative"),  # no better than uniform: g(0) = 0
+        ([[2.0, 0], [2, 0]], [1, 1], "uninformative"),  # all wrong
+        ([[2.0, 0], [2, 0]], [0, 1], "uninformative"),  # no better than uniform: g(0) = 0
         ([[5.0, 5], [1, 0]], [0, 1], "uninformative"),
         ([[2.0, 1, 0], [0, 0, 3]], [0, 2], "separable"),
         ([[2.0, 2, 0], [0, 0, 3]], [1, 2], "separable"),  # tied for the maximum

@@ -9,7 +9,7 @@ from temperance.calibration import (
     ece_floor,
     expected_calibration_error,
 )
-from temperance.calibration import metrics as core
+from temperance.calibration.metrics import scores as core
 
 
 def test_interval_of_a_mean_is_that_of_the_central_limit(sampled):

@@ -16,7 +16,7 @@ from temperance.calibration import (
     negative_log_likelihood,
     reliability_bins,
 )
-from temperance.calibration import metrics as core
+from temperance.calibration.metrics import scores as core
 from temperance.errors import UserError
 
 modest = settings(max_examples=60, deadline=None)

@@ -1,39 +1,67 @@
 """How well a model knows its own confidence, and how to mend it: stands alone, takes logits."""
 
-from __future__ import annotations
-
-from typing import Any
-
+from temperance.calibration.calibrators import (
+    CALIBRATORS,
+    Calibrator,
+    CalibratorArgs,
+    TemperatureScaling,
+    get_calibrator,
+    list_calibrators,
+)
 from temperance.calibration.figures import reliability_before_after, reliability_diagram
-from temperance.calibration.fitting import TemperatureFit, fit_temperature
-from temperance.calibration.intervals import (
+from temperance.calibration.fit_report import CrossFit, FitReport, TemperatureFit
+from temperance.calibration.fitting import fit_temperature
+from temperance.calibration.floors import (
+    AcePower,
     Floor,
-    Interval,
     ace_floor,
-    bootstrap_intervals,
+    ace_floor_mean,
+    ace_power,
     ece_floor,
 )
+from temperance.calibration.intervals import (
+    Interval,
+    bootstrap_intervals,
+    debiased_error_interval,
+)
 from temperance.calibration.metrics import (
+    BrierDecomposition,
     CalibrationError,
+    DebiasedError,
     ReliabilityBins,
     accuracy,
     adaptive_calibration_error,
+    area_under_risk_coverage,
+    brier_decomposition,
     brier_score,
     check_logits,
+    classwise_calibration_error,
+    debiased_calibration_error,
     expected_calibration_error,
+    ks_calibration_error,
+    maximum_calibration_error,
     negative_log_likelihood,
     reliability_bins,
+    root_mean_square_calibration_error,
+    smooth_calibration_error,
+    thresholded_adaptive_calibration_error,
+    top_k_accuracy,
+    top_k_calibration_error,
 )
 from temperance.calibration.report import CalibrationReport, calibration_report, describe
-from temperance.calibration.scaling import Calibrator, TemperatureScaling
 from temperance.calibration.storage import load_calibrator, save_calibrator
-from temperance.config import look_up
 
 __all__ = [
     "CALIBRATORS",
+    "AcePower",
+    "BrierDecomposition",
     "CalibrationError",
     "CalibrationReport",
     "Calibrator",
+    "CalibratorArgs",
+    "CrossFit",
+    "DebiasedError",
+    "FitReport",
     "Floor",
     "Interval",
     "ReliabilityBins",
@@ -41,43 +69,35 @@ __all__ = [
     "TemperatureScaling",
     "accuracy",
     "ace_floor",
+    "ace_floor_mean",
+    "ace_power",
     "adaptive_calibration_error",
+    "area_under_risk_coverage",
     "bootstrap_intervals",
+    "brier_decomposition",
     "brier_score",
     "calibration_report",
     "check_logits",
+    "classwise_calibration_error",
+    "debiased_calibration_error",
+    "debiased_error_interval",
     "describe",
     "ece_floor",
     "expected_calibration_error",
     "fit_temperature",
     "get_calibrator",
+    "ks_calibration_error",
     "list_calibrators",
     "load_calibrator",
+    "maximum_calibration_error",
     "negative_log_likelihood",
     "reliability_before_after",
     "reliability_bins",
     "reliability_diagram",
+    "root_mean_square_calibration_error",
     "save_calibrator",
+    "smooth_calibration_error",
+    "thresholded_adaptive_calibration_error",
+    "top_k_accuracy",
+    "top_k_calibration_error",
 ]
-
-CALIBRATORS: dict[str, type[Calibrator]] = {
-    "temperature": TemperatureScaling,
-}
-
-
-def get_calibrator(name: str, **args: Any) -> Calibrator:
-    """A calibrator by its name, not fitted yet.
-
-    Raises:
-        UserError: if there is none of that name.
-
-    Examples:
-        >>> get_calibrator("temperature").keeps_argmax
-        True
-    """
-    return look_up("calibrator", name, CALIBRATORS)(**args)
-
-
-def list_calibrators() -> list[str]:
-    """The names that `get_calibrator` knows."""
-    return sorted(CALIBRATORS)

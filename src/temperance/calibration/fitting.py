@@ -3,60 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from temperance.calibration.metrics import (
-    binned_error,
-    check_logits,
-    row_chunks,
-    score_rows,
-    weighted_mean,
-)
+from temperance.calibration.fit_report import FEW_WRONG, Status, TemperatureFit
+from temperance.calibration.metrics.bins import binned_error
+from temperance.calibration.metrics.checks import check_groups, check_logits
+from temperance.calibration.metrics.chunks import row_chunks
+from temperance.calibration.metrics.scores import score_rows, weighted_mean
+from temperance.calibration.rows import CalibrationRows
 from temperance.errors import UserError
 
-Status = Literal["flat", "uninformative", "separable", "converged", "at_bound"]
-
-FEW_WRONG = 20  # with fewer wrong rows they alone decide T: it may be off by a factor of two
 TOLERANCE = 1e-12  # of log T
 MAX_ITERATIONS = 200
-
-
-@dataclass(frozen=True)
-class TemperatureFit:
-    """A fitted temperature, and whether and how far to trust it."""
-
-    temperature: float
-    """> 0; 1 if the fit is not usable."""
-    status: Status
-    """`flat`: no row prefers any class. `uninformative`: the labels fit no better than uniform
-    probabilities do, so T → ∞. `separable`: the target has the largest logit in every row, so
-    T → 0. `at_bound`: the optimum lies at or beyond a bound. Otherwise `converged`."""
-    usable: bool
-    """Whether T was fitted at all: not so for the first three statuses."""
-    fragile: bool
-    """Whether fewer than 20 wrong rows decided a fitted T."""
-    iterations: int
-    n: int
-    """Rows of positive weight."""
-    wrong: int
-    """How many of them are predicted wrongly."""
-    nll_before: float
-    nll_after: float
-    """Never above `nll_before`."""
-    ece_before: float
-    ece_after: float
-    se_log_temperature: float | None
-    """Sandwich standard error of log T, right for misspecified models too; None unless
-    converged."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `json` can write; `TemperatureFit(**record)` reads it."""
-        return asdict(self)
 
 
 def fit_temperature(
@@ -64,6 +26,7 @@ def fit_temperature(
     targets: Int[Tensor, " rows"],
     weights: Float[Tensor, " rows"] | None = None,
     *,
+    groups: Int[Tensor, " rows"] | None = None,
     bounds: tuple[float, float] = (0.01, 100.0),
 ) -> TemperatureFit:
     """Temperature scaling (Guo et al. 2017, §4.2) by safeguarded Newton, in float64.
@@ -74,10 +37,12 @@ def fit_temperature(
 
     Args:
         weights: of the rows, relative.
+        groups: which rows are not independent (image, document), for the standard error.
         bounds: lowest and highest T, around 1.
 
     Raises:
-        UserError: see `check_logits`; for bounds that are not 0 < low ≤ 1 ≤ high.
+        UserError: see `check_logits` and `check_groups`; for bounds that are not
+            0 < low ≤ 1 ≤ high.
 
     Examples:
         >>> logits = torch.tensor([[3.0, 0.0]]).expand(100, 2)  # confidence 95 %, accuracy 75 %
@@ -86,6 +51,14 @@ def fit_temperature(
         (2.7307, 'converged')
     """
     check_logits(logits, targets, weights)
+    check_groups(groups, len(logits))
+    return fit_rows(
+        CalibrationRows.of_positive_weight(logits, targets, weights, groups), bounds=bounds
+    )
+
+
+def fit_rows(rows: CalibrationRows, *, bounds: tuple[float, float]) -> TemperatureFit:
+    """`fit_temperature` of rows that are checked already."""
     low, high = bounds
     if not 0 < low <= 1 <= high < math.inf:
         raise UserError(
@@ -93,14 +66,11 @@ def fit_temperature(
             where="bounds",
             mend="Choose 0 < low ≤ 1 ≤ high",
         )
-    if weights is not None and bool((weights == 0).any()):
-        kept = weights > 0
-        logits, targets, weights = logits[kept], targets[kept], weights[kept]
-
+    logits, targets, weights, groups = rows
     before = score_rows(logits, targets)
     wrong = int((before.correct == 0).sum())
     nll_before = weighted_mean(before.nll, weights)
-    status, temperature, iterations, error = _solve(logits, targets, weights, bounds)
+    status, temperature, iterations, error = _solve(logits, targets, weights, groups, bounds)
     after = score_rows(logits, targets, temperature=temperature)
     if weighted_mean(after.nll, weights) > nll_before:  # by rounding, where the optimum is 1
         temperature, after = 1.0, before
@@ -132,16 +102,13 @@ def _solve(
     logits: Float[Tensor, "rows classes"],
     targets: Int[Tensor, " rows"],
     weights: Float[Tensor, " rows"] | None,
+    groups: Int[Tensor, " rows"] | None,
     bounds: tuple[float, float],
 ) -> _Solution:
     """The optimal temperature within the bounds, the degenerate cases decided first."""
-    extent = _extent(logits, targets)
-    if bool(extent.flat.all()):
-        return _Solution("flat", 1.0, 0, None)
-    if weighted_mean(extent.slope_at_zero, weights) >= 0:
-        return _Solution("uninformative", 1.0, 0, None)
-    if bool(extent.top.all()):
-        return _Solution("separable", 1.0, 0, None)
+    degenerate = degenerate_status(logits, targets, weights)
+    if degenerate is not None:
+        return _Solution(degenerate, 1.0, 0, None)
 
     low, high = -math.log(bounds[1]), -math.log(bounds[0])  # of u; g < 0 below, > 0 above the root
     for u, temperature, outward in ((low, bounds[1], 1), (high, bounds[0], -1)):
@@ -162,6 +129,22 @@ def _solve(
     # the delta method for u = −log T, with dg/du = b · curvature
     error = slope.noise / (math.exp(u) * slope.curvature)
     return _Solution("converged", math.exp(-u), iteration, error)
+
+
+def degenerate_status(
+    logits: Float[Tensor, "rows classes"],
+    targets: Int[Tensor, " rows"],
+    weights: Float[Tensor, " rows"] | None,
+) -> Status | None:
+    """Why no finite temperature is optimal, decided from the logits alone; None where one is."""
+    extent = _extent(logits, targets)
+    if bool(extent.flat.all()):
+        return "flat"
+    if weighted_mean(extent.slope_at_zero, weights) >= 0:
+        return "uninformative"
+    if bool(extent.top.all()):
+        return "separable"
+    return None
 
 
 class _Extent(NamedTuple):

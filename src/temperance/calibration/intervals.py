@@ -1,27 +1,23 @@
-"""How sure the metrics are: bootstrap intervals where they are valid, noise floors elsewhere.
+"""How sure the metrics are: intervals where they are valid.
 
-Binned errors (ECE, ACE) get no bootstrap interval: it covers nothing near zero, since resampling
-adds noise that such an error counts as miscalibration.
+A bootstrap for smooth quantities, means over rows; for the ℓ₂ error one from its debiased
+estimator. Binned errors have no valid bootstrap, see `floors`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from temperance.calibration.metrics import (
-    RowScores,
-    bin_index,
-    binned_error,
-    check_logits,
-    cut_ranges,
-    row_chunks,
-    score_rows,
-)
+from temperance.calibration.metrics.bins import check_bins, equal_mass_blocks
+from temperance.calibration.metrics.checks import check_groups, check_logits
+from temperance.calibration.metrics.scores import RowScores, score_rows
+
+Z95 = 1.959963984540054
 
 
 class Interval(NamedTuple):
@@ -31,32 +27,24 @@ class Interval(NamedTuple):
     high: float
 
 
-class Floor(NamedTuple):
-    """What a metric would be if the model were calibrated exactly as it says, at this n.
-
-    Over labels redrawn from the model's own probabilities, inputs fixed; a test of calibration,
-    never to be subtracted from the metric.
-    """
-
-    mean: float
-    quantile95: float
-    p_value: float
-    """(1 + redraws at or above the observed value) / (1 + redraws)."""
-
-
 def bootstrap_intervals(
     logits: Float[Tensor, "rows classes"],
     targets: Int[Tensor, " rows"],
     *,
     replicates: int = 1000,
     seed: int = 0,
+    groups: Int[Tensor, " rows"] | None = None,
 ) -> dict[str, Interval]:
     """95 % percentile intervals of `accuracy`, `nll`, `brier` and `gap`, rows resampled.
 
-    The gap is mean confidence − accuracy. Rows are taken as independent.
+    The gap is mean confidence − accuracy.
+
+    Args:
+        groups: which rows are not independent (image, document); groups are resampled whole. Rows
+            are taken as independent without.
 
     Raises:
-        UserError: see `check_logits`.
+        UserError: see `check_logits` and `check_groups`.
 
     Examples:
         >>> logits = torch.tensor([[2.0, 0.0]]).expand(100, 2)
@@ -65,114 +53,106 @@ def bootstrap_intervals(
         True
     """
     check_logits(logits, targets)
-    return intervals_of(score_rows(logits, targets), replicates=replicates, seed=seed)
+    check_groups(groups, len(logits))
+    scores = score_rows(logits, targets)
+    return intervals_of(scores, replicates=replicates, seed=seed, groups=groups)
 
 
-def ece_floor(
+def debiased_error_interval(
     logits: Float[Tensor, "rows classes"],
     targets: Int[Tensor, " rows"],
     *,
     n_bins: int = 15,
-    redraws: int = 200,
-    seed: int = 0,
-) -> Floor:
-    """Noise floor of `expected_calibration_error`.
+    groups: Int[Tensor, " rows"] | None = None,
+) -> Interval:
+    """A 95 % interval of the ℓ₂ calibration error of the predicted class (Sun et al. 2024, §3).
+
+    Root of (debiased square ± 1.96 standard errors), cut at 0. The standard error of the
+    U-statistic holds its degenerate part, so the interval is valid for a calibrated model too. It
+    is about the model whose confidences are averaged within bins of equal mass, as
+    `debiased_calibration_error` is.
+
+    Args:
+        groups: which rows are not independent: only pairs of rows of two groups are used.
 
     Raises:
-        UserError: see `check_logits`.
+        UserError: see `check_logits` and `check_groups`; for fewer than one bin.
 
     Examples:
-        >>> floor = ece_floor(torch.zeros(1000, 2), torch.arange(1000) % 2)
-        >>> floor.mean < 0.02, floor.p_value
-        (True, 1.0)
-    """
-    check_logits(logits, targets)
-    return ece_floor_of(score_rows(logits, targets), n_bins=n_bins, redraws=redraws, seed=seed)
-
-
-def ace_floor(
-    logits: Float[Tensor, "rows classes"],
-    targets: Int[Tensor, " rows"],
-    *,
-    n_ranges: int = 15,
-    redraws: int = 200,
-    seed: int = 0,
-) -> Floor:
-    """Noise floor of `adaptive_calibration_error`; takes about 12 bytes per logit.
-
-    Raises:
-        UserError: see `check_logits`.
-
-    Examples:
-        >>> ace_floor(torch.zeros(1000, 2), torch.arange(1000) % 2).mean < 0.03
+        >>> logits = torch.tensor([[0.9, 0.1]]).log().expand(1000, 2)
+        >>> low, high = debiased_error_interval(logits, torch.arange(1000) % 2)
+        >>> 0.35 < low < 0.4 < high < 0.45
         True
     """
     check_logits(logits, targets)
-    ranges = cut_ranges(logits, n_ranges)
-    cumulative = torch.cat(
-        [logits[part].double().softmax(1).cumsum(1) for part in row_chunks(logits)]
-    )
-
-    def redraw(uniform: Tensor) -> float:
-        # right=True: a class of probability 0 is never drawn
-        drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-        return ranges.error(drawn[:, 0].clamp_(max=logits.shape[1] - 1))
-
-    observed = ranges.error(targets)
-    return _floor(observed, redraw, like=cumulative[:, :1], redraws=redraws, seed=seed)
+    check_groups(groups, len(logits))
+    check_bins(n_bins)
+    return debiased_interval_of(score_rows(logits, targets), n_bins=n_bins, groups=groups)
 
 
-def intervals_of(scores: RowScores, *, replicates: int, seed: int) -> dict[str, Interval]:
+# What they are made of; none of these checks its input.
+
+
+def intervals_of(
+    scores: RowScores,
+    *,
+    replicates: int,
+    seed: int,
+    groups: Int[Tensor, " rows"] | None = None,
+) -> dict[str, Interval]:
     """`bootstrap_intervals` of rows that are scored already; one replicate at a time in memory."""
     columns = torch.stack(
         [scores.correct, scores.nll, scores.brier, scores.confidence - scores.correct]
     )
-    rows = columns.shape[1]
+    size = torch.ones_like(scores.correct)
+    if groups is not None:
+        names, member = torch.unique(groups, return_inverse=True)
+        size = torch.bincount(member).double()
+        columns = torch.stack([torch.bincount(member, column) for column in columns])
+    units = len(size)
     generator = torch.Generator().manual_seed(seed)
     means = []
     for _ in range(replicates):
-        drawn = torch.randint(rows, (rows,), generator=generator)
-        times = torch.bincount(drawn, minlength=rows).to(columns)
-        means.append(columns @ times / rows)
+        drawn = torch.randint(units, (units,), generator=generator)
+        times = torch.bincount(drawn, minlength=units).to(columns)
+        means.append(columns @ times / (size @ times))
     ends = torch.quantile(torch.stack(means), torch.tensor([0.025, 0.975]).to(columns), dim=0)
     names = ("accuracy", "nll", "brier", "gap")
     return {name: Interval(*ends[:, column].tolist()) for column, name in enumerate(names)}
 
 
-def ece_floor_of(scores: RowScores, *, n_bins: int, redraws: int, seed: int) -> Floor:
-    """`ece_floor` of rows that are scored already: correctness is Bernoulli(confidence)."""
-    bins = bin_index(scores.confidence, n_bins)
-    expected = torch.bincount(bins, scores.confidence, minlength=n_bins)
+def debiased_interval_of(
+    scores: RowScores, *, n_bins: int, groups: Int[Tensor, " rows"] | None = None
+) -> Interval:
+    """`debiased_error_interval` of rows that are scored already."""
+    confidence, order = scores.confidence.sort()
+    surplus = confidence - scores.correct[order]
+    index = equal_mass_blocks(len(surplus), n_bins).to(surplus.device)
+    bins = int(index[-1]) + 1
+    count = torch.bincount(index).double()
+    total = torch.bincount(index, surplus)
+    deviation = surplus - (total / count)[index]
+    if groups is None:
+        own_pairs, own_squares = count, torch.bincount(index, surplus.square())
+        covariance = torch.bincount(index, deviation.square()).diag()
+    else:
+        _, member = torch.unique(groups, return_inverse=True)
+        cell = member[order] * bins + index
+        shape = (int(member.max()) + 1, bins)
 
-    def redraw(uniform: Tensor) -> float:
-        correct = (uniform < scores.confidence).double()
-        surplus = expected - torch.bincount(bins, correct, minlength=n_bins)
-        return float(surplus.abs().sum() / len(bins))
+        def sums(values: Tensor | None) -> Tensor:
+            table = torch.bincount(cell, values, minlength=shape[0] * bins)
+            return table.view(shape).double()
 
-    observed = binned_error(scores.confidence, scores.correct, n_bins=n_bins).total
-    return _floor(observed, redraw, like=scores.confidence, redraws=redraws, seed=seed)
-
-
-def _floor(
-    observed: float,
-    redraw: Callable[[Tensor], float],
-    *,
-    like: Tensor,
-    redraws: int,
-    seed: int,
-) -> Floor:
-    """The floor, where `redraw` turns uniform numbers, shaped `like`, into a redrawn metric."""
-    generator = torch.Generator().manual_seed(seed)  # on the CPU: the same floor on every device
-    values = torch.tensor(
-        [
-            redraw(torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like))
-            for _ in range(redraws)
-        ],
-        dtype=torch.float64,
-    )
-    reached = int((values >= observed - 1e-12).sum())  # equal but for the order of the sums
-    return Floor(
-        mean=float(values.mean()),
-        quantile95=float(values.quantile(0.95)),
-        p_value=(1 + reached) / (1 + redraws),
-    )
+        own_pairs, own_squares = sums(None).square().sum(0), sums(surplus).square().sum(0)
+        by_group = sums(deviation)
+        covariance = by_group.T @ by_group
+    # per bin the mean of e_i e_j over pairs i ≠ j (of two groups), weighted by the bin's share
+    pairs = count.square() - own_pairs
+    weight = torch.where(pairs > 0, count / len(surplus) / pairs.clamp(min=1), 0)
+    square = float(weight @ (total.square() - own_squares))
+    degenerate = 2 * float(weight @ covariance.square() @ weight)
+    linear = 4 * float((weight * total) @ covariance @ (weight * total)) - 2 * degenerate
+    half = Z95 * math.sqrt(degenerate + max(linear, 0))
+    low, high = (math.sqrt(max(end, 0)) for end in (square - half, square + half))
+    return Interval(low, high)

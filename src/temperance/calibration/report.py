@@ -10,21 +10,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from temperance.calibration.intervals import (
-    Floor,
-    Interval,
-    ace_floor,
-    ece_floor_of,
-    intervals_of,
-)
-from temperance.calibration.metrics import (
-    ReliabilityBins,
-    adaptive_calibration_error,
-    binned_error,
-    bins_of,
-    check_logits,
-    score_rows,
-)
+from temperance.calibration.floors import Floor, ace_floor, top_label_floors
+from temperance.calibration.intervals import Interval, intervals_of
+from temperance.calibration.metrics import adaptive_calibration_error
+from temperance.calibration.metrics.bins import ReliabilityBins, binned_error, bins_of
+from temperance.calibration.metrics.checks import check_logits
+from temperance.calibration.metrics.scores import score_rows
 
 INTERVALS_UP_TO = 10_000_000  # logits: beyond, intervals and floors take minutes and show little
 
@@ -129,7 +120,7 @@ def calibration_report(
         ace=adaptive_calibration_error(logits, targets, n_ranges=n_bins),
         intervals=intervals_of(scores, replicates=1000, seed=seed) if intervals else {},
         floors={
-            "ece": ece_floor_of(scores, n_bins=n_bins, redraws=200, seed=seed),
+            **top_label_floors(scores, n_bins=n_bins, redraws=200, seed=seed),
             "ace": ace_floor(logits, targets, n_ranges=n_bins, redraws=200, seed=seed),
         }
         if intervals

@@ -10,12 +10,12 @@ from typing import Any
 import safetensors.torch
 
 import temperance
-from temperance.calibration.scaling import Calibrator
+from temperance.calibration.calibrators import CALIBRATORS, Calibrator
 from temperance.config import look_up
 from temperance.errors import UserError
 from temperance.run import atomic
 
-SCHEMA = 1  # raise when an older version could no longer read the files
+SCHEMA = 2  # raise when an older version could no longer read the files; 1 had no settings
 
 
 def save_calibrator(calibrator: Calibrator, folder: str | Path) -> Path:
@@ -54,7 +54,6 @@ def load_calibrator(path: str | Path) -> Calibrator:
         UserError: if a file is missing or damaged, does not belong to the other, was written by a
             newer version, or names a calibrator that there is not.
     """
-    from temperance.calibration import CALIBRATORS  # here, since that module imports this one
 
     path = Path(path) / "calibrator.json" if Path(path).is_dir() else Path(path)
     record = _read_record(path)
@@ -67,8 +66,8 @@ def load_calibrator(path: str | Path) -> Calibrator:
             where=beside,
             mend="Calibrate again, or copy both files once more",
         )
-    calibrator = cls()
     try:
+        calibrator = cls(**record.get("settings", {}))
         calibrator.load_state_dict(safetensors.torch.load(tensors))
         calibrator.restore(record)
     except (KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:

@@ -151,15 +151,29 @@ def equal_mass(
     """
     check_bins(n_bins)
     ordered, order = confidence.sort()
-    _, group, size = ordered.unique_consecutive(return_inverse=True, return_counts=True)
-    shared = (torch.bincount(group, hit[order]) / size)[group]
-    blocks = block_sizes(len(ordered), n_bins).to(confidence.device)
-    index = torch.arange(len(blocks), device=confidence.device).repeat_interleave(blocks)
+    shared = shared_by_ties(ordered, hit[order])
+    index = equal_mass_blocks(len(ordered), n_bins).to(confidence.device)
     return BinSums(
-        blocks.double(),
-        torch.bincount(index, ordered, minlength=len(blocks)),
-        torch.bincount(index, shared, minlength=len(blocks)),
+        torch.bincount(index).double(),
+        torch.bincount(index, ordered),
+        torch.bincount(index, shared),
     )
+
+
+def equal_mass_blocks(rows: int, n_bins: int) -> Int[Tensor, " rows"]:
+    """Which block each rank belongs to."""
+    size = block_sizes(rows, n_bins)
+    return torch.arange(len(size)).repeat_interleave(size)
+
+
+def shared_by_ties(
+    ordered: Float[Tensor, " rows"], values: Float[Tensor, " rows"]
+) -> Float[Tensor, " rows"]:
+    """Each value replaced by the mean over the rows that are tied with it in the order."""
+    starts = torch.ones_like(ordered, dtype=torch.bool)
+    starts[1:] = ordered[1:] != ordered[:-1]
+    group = starts.cumsum(0) - 1
+    return (torch.bincount(group, values) / torch.bincount(group))[group]
 
 
 def block_sizes(rows: int, blocks: int) -> Int[Tensor, " blocks"]:

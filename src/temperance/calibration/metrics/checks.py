@@ -71,6 +71,25 @@ def check_logits(
         )
 
 
+def check_groups(groups: Int[Tensor, " rows"] | None, rows: int) -> None:
+    """Refuse groups that do not name one group per row, or only one in all.
+
+    Raises:
+        UserError: for a shape other than `(rows,)`, a dtype that is no integer, fewer than 2
+            groups.
+    """
+    if groups is None:
+        return
+    if groups.shape != (rows,) or groups.is_floating_point() or groups.is_complex():
+        raise UserError(
+            f"must be integers of shape ({rows},), not {describe_tensor(groups)}", where="groups"
+        )
+    if bool((groups == groups[0]).all()):
+        raise UserError(
+            "are all the same", where="groups", mend="Give at least 2 groups, or leave them out"
+        )
+
+
 def describe_tensor(tensor: Tensor) -> str:
     """Its dtype and shape, for messages."""
     return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"

@@ -1,17 +1,39 @@
-"""Calibration errors over ranges of equal mass of every class's probability: ACE."""
+"""What the ranks of every class's probability decide: ACE, TACE, the parts of the Brier score."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 from torch import Tensor
 
+from temperance.calibration.metrics.bins import block_sizes
 from temperance.calibration.metrics.checks import check_logits
-from temperance.calibration.metrics.chunks import CHUNK, row_chunks
+from temperance.calibration.metrics.chunks import row_chunks, softmax_chunks
 from temperance.errors import UserError
+
+WIDE_KEYS = 2**22  # up to so many logits ranks are taken in float64 whatever their dtype
+KEYS_AT_ONCE = 2**25  # log-probabilities held while a few classes are sorted: 128 MB in float32
+
+
+class BrierDecomposition(NamedTuple):
+    """Parts of the Brier score; `miscalibration − discrimination + uncertainty` is the score.
+
+    One number per class; their sums over classes decompose `brier_score`.
+    """
+
+    miscalibration: NDArray[np.float64]
+    """What recalibrating the class's probability by a monotone map would gain on these rows."""
+    discrimination: NDArray[np.float64]
+    """What the recalibrated probability gains over the class's frequency."""
+    uncertainty: NDArray[np.float64]
+    """Variance of the class's indicator."""
 
 
 def adaptive_calibration_error(
@@ -23,7 +45,8 @@ def adaptive_calibration_error(
     `np.array_split` cuts; rows of equal probability share their labels evenly, so the value does
     not depend on their order. The mean is uniform over ranges and over *all* classes, also those
     without a row. With fewer ranges than classes it hardly sees over-confidence: read it beside
-    the signed gap and the ECE.
+    the signed gap and the ECE. Beyond 4 million logits of 32 bits or fewer, probabilities are
+    compared as float32 logarithms.
 
     Raises:
         UserError: see `check_logits`; for fewer than one range.
@@ -33,72 +56,164 @@ def adaptive_calibration_error(
         0.25
     """
     check_logits(logits, targets)
-    return cut_ranges(logits, n_ranges).error(targets)
+    check_ranges(n_ranges)
+    return mean_of(ranked.range_error(n_ranges) for ranked in ranked_classes(logits, targets))
 
 
-@dataclass(frozen=True)
-class RankRanges:
-    """The ranges of ACE. They depend on the logits alone, so redrawn labels reuse them.
+def thresholded_adaptive_calibration_error(
+    logits: Float[Tensor, "rows classes"],
+    targets: Int[Tensor, " rows"],
+    *,
+    n_ranges: int = 15,
+    threshold: float = 0.01,
+) -> float:
+    """TACE (Nixon et al. 2019, §3.2): ACE of the probabilities above a threshold.
 
-    A border between two ranges is the probability of the first row above it. The cumulative
-    count of a class at a border is interpolated between the counts below and up to that
-    probability: that shares the labels of tied rows evenly.
+    A class without any adds 0 to the mean over all classes. Which probabilities count changes
+    with the temperature, so it is no measure to choose one by.
+
+    Raises:
+        UserError: see `check_logits`; for fewer than one range, a threshold outside [0, 1).
+
+    Examples:
+        >>> logits = torch.tensor([[0.995, 0.005]]).log().expand(4, 2)
+        >>> value = thresholded_adaptive_calibration_error(logits, torch.tensor([0, 1, 0, 0]))
+        >>> round(value, 4)  # of the first class alone: (0.995 − 0.75) / 2
+        0.1225
     """
-
-    up_to: Int[Tensor, "rows classes"]
-    """How many borders are < the probability: it counts up to every border from this one on."""
-    below: Int[Tensor, "rows classes"]
-    """How many borders are ≤ the probability: it counts below every border from this one on."""
-    fraction: Float[Tensor, "classes borders"]
-    """Which part of the rows tied with the border's probability lies below the border."""
-    mass: Float[Tensor, "classes ranges"]
-    """Sum of the probabilities in each range."""
-    size: Int[Tensor, " ranges"]
-    """Rows in each range."""
-
-    def error(self, targets: Int[Tensor, " rows"]) -> float:
-        """ACE for these labels."""
-        labels = targets.long()
-        total = torch.bincount(labels, minlength=len(self.mass)).double()[:, None]
-        below, up_to = self._cumulative(self.below, labels), self._cumulative(self.up_to, labels)
-        at_border = below + self.fraction * (up_to - below)
-        hits = torch.cat([torch.zeros_like(total), at_border, total], 1).diff(dim=1)
-        return float(((self.mass - hits).abs() / self.size).mean())
-
-    def _cumulative(
-        self, border: Int[Tensor, "rows classes"], labels: Int[Tensor, " rows"]
-    ) -> Float[Tensor, "classes borders"]:
-        """Per class, how many of its rows count at each border."""
-        classes, ranges = self.mass.shape
-        first = border.gather(1, labels[:, None])[:, 0].long()
-        counts = torch.bincount(labels * ranges + first, minlength=classes * ranges)
-        return counts.view(classes, ranges)[:, :-1].cumsum(1).double()
+    check_logits(logits, targets)
+    check_ranges(n_ranges)
+    if not 0 <= threshold < 1:
+        raise UserError(f"{threshold} is not in [0, 1)", where="threshold")
+    return mean_of(
+        ranked.range_error(n_ranges, threshold) for ranked in ranked_classes(logits, targets)
+    )
 
 
-def cut_ranges(logits: Float[Tensor, "rows classes"], n_ranges: int) -> RankRanges:
-    """Cut each class's sorted probabilities into ranges of equal mass, a few classes at a time."""
+def brier_decomposition(
+    logits: Float[Tensor, "rows classes"], targets: Int[Tensor, " rows"]
+) -> BrierDecomposition:
+    """The CORP decomposition of the Brier score, class by class (Dimitriadis et al. 2021, eq. 4).
+
+    The class's probability is recalibrated by isotonic regression (pool adjacent violators) on the
+    same rows: all three parts are ≥ 0, and the miscalibration of few rows is biased upwards.
+
+    Raises:
+        UserError: see `check_logits`.
+
+    Examples:
+        >>> logits = torch.tensor([[0.9, 0.1]]).log().expand(4, 2)
+        >>> parts = brier_decomposition(logits, torch.tensor([0, 1, 0, 1]))
+        >>> [round(float(part[0]), 3) for part in parts]  # 0.4², nothing, 0.5²
+        [0.16, 0.0, 0.25]
+    """
+    check_logits(logits, targets)
+    parts = [ranked.brier_parts() for ranked in ranked_classes(logits, targets)]
+    return BrierDecomposition(*np.array(parts).T)
+
+
+# What they are made of; none of these checks its input.
+
+
+class RankedClass(NamedTuple):
+    """One class's log-probabilities in order, and where among them its own rows stand."""
+
+    ordered: NDArray[np.floating]
+    """Ascending `(rows,)`; float32 or float64."""
+    first: NDArray[np.int64]
+    """Ascending: for each row of the class, the first rank of the rows of equal probability."""
+    end: NDArray[np.int64]
+    """The rank after the last of them."""
+
+    def hits_below(self, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """How many rows of the class stand below each rank, ties sharing theirs evenly."""
+        whole = np.searchsorted(self.end, ranks, "right")
+        cut = np.searchsorted(self.first, ranks, "left") - whole  # of the group that a rank cuts
+        if not cut.any():
+            return whole.astype(np.float64)
+        group = np.minimum(whole, len(self.first) - 1)
+        share = (ranks - self.first[group]) / (self.end[group] - self.first[group])
+        return whole + cut * share
+
+    def range_error(self, n_ranges: int, threshold: float | None = None) -> float:
+        """Mean over ranges of |frequency − mean probability|, of those above the threshold."""
+        start = 0
+        if threshold:
+            start = int(np.searchsorted(self.ordered, math.log(threshold), "right"))
+        kept = len(self.ordered) - start
+        if kept == 0:
+            return 0.0
+        size = block_sizes(kept, n_ranges).numpy()
+        borders = start + np.concatenate([[0], size.cumsum()])
+        probability = np.exp(self.ordered[start:])
+        mass = np.add.reduceat(probability, borders[:-1] - start, dtype=np.float64)
+        hits = np.diff(self.hits_below(borders))
+        return float(np.mean(np.abs(mass - hits) / size))
+
+    def brier_parts(self) -> tuple[float, float, float]:
+        """Miscalibration, discrimination, uncertainty of this class's probability."""
+        rows, positives = len(self.ordered), len(self.first)
+        frequency = positives / rows
+        uncertainty = frequency * (1 - frequency)
+        probability = np.exp(self.ordered)
+        own = np.exp(self.ordered[self.first])
+        square = np.einsum("i,i", probability, probability, dtype=np.float64)
+        score = (square - 2 * own.sum(dtype=np.float64) + positives) / rows
+        # what follows a group with hits, up to the next, has none: it is pooled with it anyway
+        start, hits = np.unique(self.first, return_counts=True)
+        size = np.diff(np.append(start, rows)).astype(np.float64)
+        if positives == 0:
+            recalibrated = 0.0
+        else:
+            level = isotonic_regression(hits / size, weights=size).x
+            recalibrated = float(hits @ (1 - 2 * level) + size @ level**2) / rows
+        return score - recalibrated, uncertainty - recalibrated, uncertainty
+
+
+def ranked_classes(
+    logits: Float[Tensor, "rows classes"], targets: Int[Tensor, " rows"]
+) -> Iterator[RankedClass]:
+    """Every class, sorted; a few at a time in memory, on the CPU (NumPy sorts with SIMD)."""
+    rows, classes = logits.shape
+    wide = logits.dtype == torch.float64 or logits.numel() <= WIDE_KEYS
+    dtype = torch.float64 if wide else torch.float32
+    largest, log_total = _normalisers(logits, dtype)
+    labels = targets.cpu().numpy()
+    by_class = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[by_class], np.arange(classes + 1))
+    step = min(classes, max(1, KEYS_AT_ONCE // rows))
+    block = torch.empty((step, rows), dtype=dtype)
+    for start in range(0, classes, step):
+        width = min(step, classes - start)
+        for part in row_chunks(logits):
+            # the margin first: −log1p of the rest is exact for a probability near 1
+            margin = logits[part, start : start + width].to(dtype) - largest[part, None]
+            block[:width, part] = (margin - log_total[part, None]).T.cpu()
+        for offset, key in enumerate(block[:width].numpy()):
+            own = key[by_class[starts[start + offset] : starts[start + offset + 1]]]
+            own.sort()
+            key.sort()
+            yield RankedClass(
+                key, np.searchsorted(key, own, "left"), np.searchsorted(key, own, "right")
+            )
+
+
+def _normalisers(
+    logits: Float[Tensor, "rows classes"], dtype: torch.dtype
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """Each row's maximum, and the log of Σ exp(logit − maximum)."""
+    log_total = torch.empty(len(logits), dtype=dtype, device=logits.device)
+    for chunk in softmax_chunks(logits, dtype=dtype):
+        log_total[chunk.part] = (chunk.total - 1).log1p_()
+    return logits.amax(1).to(dtype), log_total
+
+
+def check_ranges(n_ranges: int) -> None:
+    """Refuse fewer than one range."""
     if n_ranges < 1:
         raise UserError(f"{n_ranges} ranges", where="n_ranges", mend="Give at least 1")
-    rows, classes = logits.shape
-    blocks = np.array_split(np.arange(rows), min(n_ranges, rows))
-    size = torch.tensor([len(block) for block in blocks], device=logits.device)
-    borders = size.cumsum(0)[:-1]
-    small = torch.int16 if n_ranges < 2**15 else torch.int32
-    up_to = torch.empty((rows, classes), dtype=small, device=logits.device)
-    below = torch.empty_like(up_to)
-    fractions, masses = [], []
-    normaliser = torch.cat([logits[part].double().logsumexp(1) for part in row_chunks(logits)])
-    step = max(1, CHUNK // rows)
-    for start in range(0, classes, step):
-        part = slice(start, start + step)
-        probabilities = (logits[:, part].double() - normaliser[:, None]).exp().T.contiguous()
-        ordered = probabilities.sort(1).values
-        border = ordered[:, borders].contiguous()
-        first, end = (torch.searchsorted(ordered, border, right=right) for right in (False, True))
-        fractions.append((borders - first) / (end - first).double())
-        mass = torch.nn.functional.pad(ordered.cumsum(1), (1, 0))
-        edges = torch.cat([borders.new_zeros(1), borders, borders.new_tensor([rows])])
-        masses.append(mass[:, edges].diff(dim=1))
-        up_to[:, part] = torch.searchsorted(border, probabilities).T.to(small)
-        below[:, part] = torch.searchsorted(border, probabilities, right=True).T.to(small)
-    return RankRanges(up_to, below, torch.cat(fractions), torch.cat(masses), size)
+
+
+def mean_of(values: Iterator[float]) -> float:
+    """The mean of what an iterator gives."""
+    return float(np.mean(list(values)))
