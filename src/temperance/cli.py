@@ -45,6 +45,9 @@ Resume = Annotated[
     bool, typer.Option("--resume", help="Continue exactly where the run in --out stopped.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Distil even if the teacher's calibrator is not usable.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -119,11 +122,25 @@ def _add(verb: str, help_text: str) -> None:
         _run(verb, settings, out, resume, overwrite)
 
 
+def _add_distill() -> None:
+    @app.command("distill", help="Distil a student: teacher.weights=RUN_FOLDER model=NAME.")
+    def command(
+        settings: Settings = None,
+        out: Out = None,
+        resume: Resume = False,
+        overwrite: Overwrite = False,
+        force: Force = False,
+        debug: Debug = False,
+    ) -> None:
+        forced = ["calibration.force=true"] if force else []
+        _run("distill", [*(settings or []), *forced], out, resume, overwrite)
+
+
 _add("demo", "The whole path on real data as a small study, in two minutes.")
 _add("train", "Train a model on labels alone: a teacher or a baseline.")
 _add("measure", "Measure calibration: model=RUN_FOLDER or logits=FILE.")
-_add("calibrate", "Fit a temperature: model=RUN_FOLDER or logits=FILE.")
-_add("distill", "Distil a student: teacher.weights=RUN_FOLDER model=NAME.")
+_add("calibrate", "Fit a calibrator: model=RUN_FOLDER or logits=FILE.")
+_add_distill()
 
 
 @app.command()

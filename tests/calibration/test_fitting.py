@@ -117,7 +117,7 @@ def test_where_no_temperature_is_optimal_it_is_one_and_not_usable(logits, target
 
 
 def test_few_wrong_rows_make_a_fit_fragile():
-    logits = torch.tensor([[1.0, 0.0]]).expand(200, 2)
+    logits = torch.tensor([[2.0, 0.0]]).expand(200, 2)
     for wrong, fragile in ((19, True), (20, False)):
         fit = fit_temperature(logits, (torch.arange(200) < wrong).long())
         assert (fit.wrong, fit.fragile) == (wrong, fragile)

@@ -9,16 +9,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from temperance.calibration.fit_report import FEW_WRONG, Status, TemperatureFit
-from temperance.calibration.metrics.bins import binned_error
+from temperance.calibration.fit_report import FEW_WRONG, CrossFit, Status, TemperatureFit
+from temperance.calibration.metrics.bins import ECE_BINS, binned_error
 from temperance.calibration.metrics.checks import check_groups, check_logits
-from temperance.calibration.metrics.chunks import row_chunks
-from temperance.calibration.metrics.scores import score_rows, weighted_mean
+from temperance.calibration.metrics.chunks import softmax_chunks
+from temperance.calibration.metrics.scores import hits_first_maximum, weighted_mean
 from temperance.calibration.rows import CalibrationRows
 from temperance.errors import UserError
 
-TOLERANCE = 1e-12  # of log T
+WARM_UP = 4096  # rows, drawn by seed, that find T to a few per cent: then two passes suffice
+ROUGH_STEP = 0.05  # of log T, in the passes that only prepare the last one
+LAST_STEP = 1e-4  # of log T: a third-order step of this size is off by its cube
 MAX_ITERATIONS = 200
+NEARBY = 0.01  # relative change of 1/T up to which a cubic expansion of every row is exact to 1e-8
 
 
 def fit_temperature(
@@ -28,21 +31,28 @@ def fit_temperature(
     *,
     groups: Int[Tensor, " rows"] | None = None,
     bounds: tuple[float, float] = (0.01, 100.0),
+    cross_fit: int | None = None,
+    seed: int = 0,
 ) -> TemperatureFit:
     """Temperature scaling (Guo et al. 2017, §4.2) by safeguarded Newton, in float64.
 
     The NLL is convex in b = 1/T with slope g(b) = mean(E_softmax(bz)[z] − z_y), which is monotone:
     its root is bracketed and found on u = log b. Where no finite T > 0 is optimal is decided
-    beforehand from the logits alone, and named in the status.
+    beforehand from the logits alone, and named in the status. Takes three passes over the logits
+    and some 30 MB beside them.
 
     Args:
         weights: of the rows, relative.
-        groups: which rows are not independent (image, document), for the standard error.
+        groups: which rows are not independent (image, document): the standard error is
+            cluster-robust, and folds keep them together.
         bounds: lowest and highest T, around 1.
+        cross_fit: also report NLL and ECE over so many folds, each calibrated by the T of the
+            others.
+        seed: of the folds.
 
     Raises:
         UserError: see `check_logits` and `check_groups`; for bounds that are not
-            0 < low ≤ 1 ≤ high.
+            0 < low ≤ 1 ≤ high; for fewer than 2 folds, or more than rows or groups.
 
     Examples:
         >>> logits = torch.tensor([[3.0, 0.0]]).expand(100, 2)  # confidence 95 %, accuracy 75 %
@@ -52,12 +62,17 @@ def fit_temperature(
     """
     check_logits(logits, targets, weights)
     check_groups(groups, len(logits))
-    return fit_rows(
-        CalibrationRows.of_positive_weight(logits, targets, weights, groups), bounds=bounds
-    )
+    rows = CalibrationRows.of_positive_weight(logits, targets, weights, groups)
+    fold_of = None if cross_fit is None else rows.folds(cross_fit, seed)
+    return fit_rows(rows, bounds=bounds, fold_of=fold_of)
 
 
-def fit_rows(rows: CalibrationRows, *, bounds: tuple[float, float]) -> TemperatureFit:
+def fit_rows(
+    rows: CalibrationRows,
+    *,
+    bounds: tuple[float, float],
+    fold_of: Int[Tensor, " rows"] | None = None,
+) -> TemperatureFit:
     """`fit_temperature` of rows that are checked already."""
     low, high = bounds
     if not 0 < low <= 1 <= high < math.inf:
@@ -66,143 +81,279 @@ def fit_rows(rows: CalibrationRows, *, bounds: tuple[float, float]) -> Temperatu
             where="bounds",
             mend="Choose 0 < low ≤ 1 ≤ high",
         )
-    logits, targets, weights, groups = rows
-    before = score_rows(logits, targets)
-    wrong = int((before.correct == 0).sum())
-    nll_before = weighted_mean(before.nll, weights)
-    status, temperature, iterations, error = _solve(logits, targets, weights, groups, bounds)
-    after = score_rows(logits, targets, temperature=temperature)
-    if weighted_mean(after.nll, weights) > nll_before:  # by rounding, where the optimum is 1
-        temperature, after = 1.0, before
-    usable = status in ("converged", "at_bound")
+    raw = look_at(rows)
+    status = raw.degenerate_status(rows.weights)
+    found = Solution(1.0, status) if status else _solve(rows, bounds, masked=raw.masked)
+    after = raw.rows if found.moments is None else found.moments.at(1 / found.temperature)
+    nll_before, nll_after = (weighted_mean(x.nll, rows.weights) for x in (raw.rows, after))
+    if nll_after > nll_before:  # by rounding, where the optimum is 1
+        found, after, nll_after = found._replace(temperature=1.0), raw.rows, nll_before
+    usable = status is None
+    wrong = int((~raw.correct).sum())
     return TemperatureFit(
-        temperature=temperature,
-        status=status,
+        temperature=found.temperature,
+        status=found.status,
         usable=usable,
         fragile=usable and wrong < FEW_WRONG,
-        iterations=iterations,
-        n=len(logits),
+        iterations=found.iterations,
+        n=len(rows.logits),
         wrong=wrong,
         nll_before=nll_before,
-        nll_after=weighted_mean(after.nll, weights),
-        ece_before=binned_error(before.confidence, before.correct, weights, n_bins=15).total,
-        ece_after=binned_error(after.confidence, after.correct, weights, n_bins=15).total,
-        se_log_temperature=error,
+        nll_after=nll_after,
+        ece_before=_ece(raw.rows.confidence, raw, rows.weights),
+        ece_after=_ece(after.confidence, raw, rows.weights),
+        se_log_temperature=_sandwich_error(found, rows),
+        cross_fit=None if fold_of is None else _cross_fit(rows, raw, found, bounds, fold_of),
     )
 
 
-class _Solution(NamedTuple):
-    status: Status
-    temperature: float
-    iterations: int
-    se_log_temperature: float | None
+def _ece(confidence: Tensor, raw: RawRows, weights: Tensor | None) -> float:
+    return binned_error(confidence, raw.correct.double(), weights, n_bins=ECE_BINS).total
 
 
-def _solve(
-    logits: Float[Tensor, "rows classes"],
-    targets: Int[Tensor, " rows"],
-    weights: Float[Tensor, " rows"] | None,
-    groups: Int[Tensor, " rows"] | None,
-    bounds: tuple[float, float],
-) -> _Solution:
-    """The optimal temperature within the bounds, the degenerate cases decided first."""
-    degenerate = degenerate_status(logits, targets, weights)
-    if degenerate is not None:
-        return _Solution(degenerate, 1.0, 0, None)
-
-    low, high = -math.log(bounds[1]), -math.log(bounds[0])  # of u; g < 0 below, > 0 above the root
-    for u, temperature, outward in ((low, bounds[1], 1), (high, bounds[0], -1)):
-        if outward * _slope(logits, targets, weights, math.exp(u)).value >= 0:
-            return _Solution("at_bound", temperature, 0, None)
-    u, last_step = 0.0, high - low
-    for iteration in range(1, MAX_ITERATIONS + 1):  # noqa: B007 - it is reported
-        slope = _slope(logits, targets, weights, math.exp(u))
-        low, high = (u, high) if slope.value < 0 else (low, u)
-        derivative = math.exp(u) * slope.curvature  # of g, by u
-        step = -slope.value / derivative if derivative > 0 else math.inf
-        if abs(step) <= TOLERANCE:
-            break
-        # bisect where Newton leaves the bracket, or crawls because the softmax saturates
-        if not low < u + step < high or abs(step) > last_step / 2:
-            step = (low + high) / 2 - u
-        u, last_step = u + step, abs(step)
-    # the delta method for u = −log T, with dg/du = b · curvature
-    error = slope.noise / (math.exp(u) * slope.curvature)
-    return _Solution("converged", math.exp(-u), iteration, error)
+# A first look: what the logits say as they are.
 
 
-def degenerate_status(
-    logits: Float[Tensor, "rows classes"],
-    targets: Int[Tensor, " rows"],
-    weights: Float[Tensor, " rows"] | None,
-) -> Status | None:
-    """Why no finite temperature is optimal, decided from the logits alone; None where one is."""
-    extent = _extent(logits, targets)
-    if bool(extent.flat.all()):
-        return "flat"
-    if weighted_mean(extent.slope_at_zero, weights) >= 0:
-        return "uninformative"
-    if bool(extent.top.all()):
-        return "separable"
-    return None
+class TemperedRows(NamedTuple):
+    """Every row's NLL and confidence at some temperature, float64."""
+
+    nll: Float[Tensor, " rows"]
+    confidence: Float[Tensor, " rows"]
 
 
-class _Extent(NamedTuple):
-    flat: Bool[Tensor, " rows"]
-    """Whether all logits that are not masked are equal."""
-    top: Bool[Tensor, " rows"]
-    """Whether none is above the target's."""
+class RawRows(NamedTuple):
+    """Every row at T = 1, and what decides whether a finite temperature is optimal."""
+
+    rows: TemperedRows
+    correct: Bool[Tensor, " rows"]
+    """Whether the target is the first of the largest logits."""
+    on_top: bool
+    """Whether no logit of any row is above the target's."""
+    flat: bool
+    """Whether all logits of each row that are not masked are equal."""
     slope_at_zero: Float[Tensor, " rows"]
     """g(0): the mean logit − the target's."""
+    masked: bool
+    """Whether there is a masked class (−inf)."""
+
+    def degenerate_status(self, weights: Float[Tensor, " rows"] | None) -> Status | None:
+        """Why no finite temperature is optimal; None where one is."""
+        if self.flat:
+            return "flat"
+        if weighted_mean(self.slope_at_zero, weights) >= 0:
+            return "uninformative"
+        return "separable" if self.on_top else None
 
 
-def _extent(logits: Float[Tensor, "rows classes"], targets: Int[Tensor, " rows"]) -> _Extent:
-    """What decides, row by row, whether a finite temperature is optimal."""
-    chunks = []
-    for part in row_chunks(logits):
-        margin, masked, of_target = _margins(logits[part], targets[part])
-        mean = margin.sum(1) / (~masked).sum(1)
-        chunks.append((margin.amin(1) == 0, of_target == 0, mean - of_target))
-    return _Extent(*(torch.cat(column) for column in zip(*chunks, strict=True)))
+def look_at(rows: CalibrationRows) -> RawRows:
+    """The rows as they are, in one pass."""
+    logits = rows.logits
+    nll, confidence, slope_at_zero = logits.new_empty((3, len(logits)), dtype=torch.float64)
+    correct = torch.empty(len(logits), dtype=torch.bool, device=logits.device)
+    flat, on_top, masked = True, True, False
+    for chunk in softmax_chunks(logits):
+        labels = rows.targets[chunk.part].long()
+        target = chunk.margin.gather(1, labels[:, None])[:, 0]
+        correct[chunk.part] = hits_first_maximum(chunk, logits, labels, target)
+        log_total = (chunk.total - 1).log1p_()
+        nll[chunk.part], confidence[chunk.part] = log_total - target, 1 / chunk.total
+        total, classes = chunk.margin.sum(1), torch.tensor(logits.shape[1], device=logits.device)
+        if bool(total.isinf().any()):
+            masked, hidden = True, chunk.margin == -torch.inf
+            total = chunk.margin.masked_fill_(hidden, 0).sum(1)
+            classes = (~hidden).sum(1)
+        slope_at_zero[chunk.part] = total / classes - target
+        flat = flat and bool((total == 0).all())
+        on_top = on_top and bool((target == 0).all())
+    return RawRows(TemperedRows(nll, confidence), correct, on_top, flat, slope_at_zero, masked)
 
 
-class _Slope(NamedTuple):
+# One pass over the logits at some temperature.
+
+
+class RowMoments(NamedTuple):
+    """What softmax(b · logits) says about each row's logits at one b = 1/T; float64.
+
+    Logits are counted from their row's maximum. The cumulants are the derivatives by b of the log
+    of Σ exp(b · logit): they carry it to any b nearby without another pass.
+    """
+
+    b: float
+    log_total: Float[Tensor, " rows"]
+    """Of Σ exp(b · logit): minus the log of the confidence."""
+    mean: Float[Tensor, " rows"]
+    variance: Float[Tensor, " rows"]
+    third: Float[Tensor, " rows"]
+    """Third central moment."""
+    target: Float[Tensor, " rows"]
+    """The target's logit, ≤ 0."""
+
+    def at(self, b: float | Float[Tensor, " rows"]) -> TemperedRows:
+        """NLL and confidence at another b nearby."""
+        step = b - self.b
+        log_total = self.log_total + step * (
+            self.mean + step / 2 * (self.variance + step / 3 * self.third)
+        )
+        return TemperedRows(log_total - b * self.target, (-log_total).exp())
+
+    def slope(self, weights: Float[Tensor, " rows"] | None) -> Slope:
+        """The slope of the mean NLL by b."""
+        columns = (self.mean - self.target, self.variance, self.third)
+        return Slope(*(weighted_mean(column, weights) for column in columns))
+
+
+class Slope(NamedTuple):
+    """g(b) = mean(E_softmax(bz)[z] − z_y) and its first two derivatives."""
+
     value: float
-    """g(b), the slope of the NLL by b = 1/T."""
     curvature: float
-    """Its derivative: the mean variance of the logits under softmax(bz)."""
-    noise: float
-    """Standard error of `value` over draws of the rows."""
+    bend: float
 
 
-def _slope(
-    logits: Float[Tensor, "rows classes"],
-    targets: Int[Tensor, " rows"],
-    weights: Float[Tensor, " rows"] | None,
-    b: float,
-) -> _Slope:
-    """g(b) and its derivative, a chunk of rows at a time."""
-    value = curvature = noise = total = 0.0
-    for part in row_chunks(logits):
-        margin, masked, of_target = _margins(logits[part], targets[part])
-        p = (b * margin).exp_().masked_fill_(masked, 0)
-        p /= p.sum(1, keepdim=True)
-        mean = (p * margin).sum(1)
-        variance = (p * (margin - mean[:, None]).square_()).sum(1)
-        share = torch.ones_like(mean) if weights is None else weights[part].double()
-        deviation = share * (mean - of_target)
-        value += float(deviation.sum())
-        curvature += float(share @ variance)
-        noise += float(deviation.square().sum())
-        total += float(share.sum())
-    return _Slope(value / total, curvature / total, math.sqrt(noise) / total)
+def moments_at(
+    rows: CalibrationRows, b: float, *, masked: bool, dtype: torch.dtype = torch.float64
+) -> RowMoments:
+    """The moments of every row, computed in `dtype`."""
+    logits = rows.logits
+    columns = logits.new_empty((5, len(logits)), dtype=torch.float64)
+    for chunk in softmax_chunks(logits, 1 / b, dtype):
+        margin, share, total = chunk.margin, chunk.share, chunk.total
+        target = margin.gather(1, rows.targets[chunk.part].long()[:, None])[:, 0]
+        if masked:
+            margin.clamp_(min=-1e30)  # such a class weighs 0, and 0 · −inf is NaN
+        mean, square, cube = (share.mul_(margin).sum(1) / total for _ in range(3))
+        centred = (mean, square - mean.square(), cube - 3 * mean * square + 2 * mean**3)
+        for column, values in zip(columns, ((total - 1).log1p_(), *centred, target), strict=True):
+            column[chunk.part] = values
+    log_total, mean, variance, third, target = columns  # of b · logits
+    return RowMoments(b, log_total, mean / b, variance / b**2, third / b**3, target / b)
 
 
-def _margins(
-    logits: Float[Tensor, "rows classes"], targets: Int[Tensor, " rows"]
-) -> tuple[Float[Tensor, "rows classes"], Bool[Tensor, "rows classes"], Float[Tensor, " rows"]]:
-    """Logits minus their row's maximum (masked ones 0), which are masked, and the target's."""
-    masked = logits == -torch.inf
-    wide = logits.double()
-    margin = (wide - wide.amax(1, keepdim=True)).masked_fill_(masked, 0)
-    return margin, masked, margin.gather(1, targets.long()[:, None])[:, 0]
+# The optimum.
+
+
+class Solution(NamedTuple):
+    """Where the NLL is lowest within the bounds."""
+
+    temperature: float
+    status: Status
+    iterations: int = 0
+    moments: RowMoments | None = None
+    """At a temperature so near that their expansion is exact."""
+
+
+def _solve(rows: CalibrationRows, bounds: tuple[float, float], *, masked: bool) -> Solution:
+    """The optimal temperature of rows that are not degenerate."""
+    start = 0.0
+    if len(rows.logits) > 4 * WARM_UP:
+        # drawn, not the first ones: rows may come sorted by class or by confidence
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.randperm(len(rows.logits), generator=generator)[:WARM_UP]
+        few = rows.take(drawn.to(rows.logits.device))
+        if look_at(few).degenerate_status(few.weights) is None:
+            for some in (few, rows):
+                near = _newton(some, bounds, start, masked=masked, last_step=ROUGH_STEP, rough=True)
+                start = -math.log(near.temperature)
+    return _newton(rows, bounds, start, masked=masked, last_step=LAST_STEP)
+
+
+def _newton(
+    rows: CalibrationRows,
+    bounds: tuple[float, float],
+    start: float,
+    *,
+    masked: bool,
+    last_step: float,
+    rough: bool = False,
+) -> Solution:
+    """The root of g on u = log b, by Chebyshev's third-order steps within a shrinking bracket.
+
+    Args:
+        rough: compute in float32 where the logits are not wider.
+    """
+    dtype = torch.float32 if rough and rows.logits.dtype != torch.float64 else torch.float64
+    low, high = -math.log(bounds[1]), -math.log(bounds[0])
+    low_known = high_known = False  # whether g < 0 at low and g > 0 at high
+    u, width = min(max(start, low), high), math.inf
+    for iteration in range(1, MAX_ITERATIONS + 1):
+        b = math.exp(u)
+        moments = moments_at(rows, b, masked=masked, dtype=dtype)
+        g, h, k = moments.slope(rows.weights)
+        if u == low and g >= 0 and not low_known:
+            return Solution(bounds[1], "at_bound", iteration, moments)
+        if u == high and g <= 0 and not high_known:
+            return Solution(bounds[0], "at_bound", iteration, moments)
+        if g < 0:
+            low, low_known = u, True
+        else:
+            high, high_known = u, True
+        step = -g / (b * h) if h > 0 else math.copysign(math.inf, -g)
+        if abs(step) < 0.1:
+            step *= 1 - (1 + b * k / h) / 2 * step
+        if abs(step) <= last_step and low <= u + step <= high:
+            return Solution(math.exp(-u - step), "converged", iteration, moments)
+        aim = u + step
+        if aim <= low:
+            aim = (low + high) / 2 if low_known else low
+        elif aim >= high:
+            aim = (low + high) / 2 if high_known else high
+        elif abs(step) > width / 2:  # Newton crawls where the softmax saturates
+            aim = (low + high) / 2
+        u, width = aim, abs(aim - u)
+    return Solution(1 / b, "at_bound", MAX_ITERATIONS, moments)
+
+
+# How sure it is.
+
+
+def _sandwich_error(found: Solution, rows: CalibrationRows) -> float | None:
+    """Standard error of log T over draws of the rows, or of the groups."""
+    if found.status != "converged" or found.moments is None:
+        return None
+    moments, b = found.moments, 1 / found.temperature
+    mean = moments.mean + (b - moments.b) * moments.variance
+    weights = torch.ones_like(mean) if rows.weights is None else rows.weights.double()
+    deviation = weights * (mean - moments.target)
+    if rows.groups is not None:
+        _, member = torch.unique(rows.groups, return_inverse=True)
+        deviation = torch.bincount(member, deviation)
+    # the delta method for log T = −log b, with d g / d log b = b · curvature
+    return float(deviation.square().sum().sqrt() / (b * (weights @ moments.variance)))
+
+
+def _cross_fit(
+    rows: CalibrationRows,
+    raw: RawRows,
+    found: Solution,
+    bounds: tuple[float, float],
+    fold_of: Int[Tensor, " rows"],
+) -> CrossFit:
+    """NLL and ECE of every row at the T of the other folds.
+
+    That is so near the T of all rows, where there are many, that the moments there tell it.
+    """
+    folds = int(fold_of.max()) + 1
+    nll, confidence = (column.clone() for column in raw.rows)
+    for fold in range(folds):
+        held_out = fold_of == fold
+        nearby = None if found.moments is None else _nearby_root(found.moments, ~held_out, rows)
+        if nearby is not None and found.moments is not None:
+            tempered = found.moments.at(nearby)
+            nll[held_out], confidence[held_out] = (column[held_out] for column in tempered)
+            continue
+        others, own = rows.take(~held_out), rows.take(held_out)
+        look = look_at(others)
+        if look.degenerate_status(others.weights) is None:
+            b = 1 / _solve(others, bounds, masked=raw.masked).temperature
+            tempered = moments_at(own, b, masked=raw.masked).at(b)
+            nll[held_out], confidence[held_out] = tempered
+    return CrossFit(folds, weighted_mean(nll, rows.weights), _ece(confidence, raw, rows.weights))
+
+
+def _nearby_root(moments: RowMoments, chosen: Tensor, rows: CalibrationRows) -> float | None:
+    """The optimal b of some of the rows; None if it is too far from where the moments are."""
+    part = RowMoments(moments.b, *(column[chosen] for column in moments[1:]))
+    g, h, k = part.slope(None if rows.weights is None else rows.weights[chosen])
+    step = -g / h if h > 0 else math.inf
+    step *= 1 - step * k / (2 * h)
+    return moments.b + step if abs(step) <= NEARBY * moments.b else None

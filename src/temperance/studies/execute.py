@@ -19,6 +19,7 @@ from temperance.calibration import (
     CalibrationReport,
     TemperatureScaling,
     calibration_report,
+    get_calibrator,
 )
 from temperance.config import Args
 from temperance.data import Dataset, Splits, make_splits
@@ -185,10 +186,11 @@ def _prepare_teacher(
             open_run=open_fold,
             label=label,
         )
-        fitted = TemperatureScaling().fit(logits, targets)
+        fitted = get_calibrator(args.calibration.calibrator).fit(logits, targets)
     else:
-        fitted = fit_held_out(model, splits, engine)
+        fitted = fit_held_out(model, splits, args.calibration, engine)
         logits, targets = predict(model, splits.calibration, device=engine.device)
+    assert isinstance(fitted, TemperatureScaling)  # `StudyArgs` accepts no other
     usable(fitted, args.calibration)  # refuses a degenerate fit
 
     before = calibration_report(logits, targets)

@@ -14,6 +14,7 @@ from pydantic import (
     field_validator,
 )
 
+from temperance.calibration import TemperatureArgs
 from temperance.config import Args
 from temperance.data import DataArgs, SplitArgs
 from temperance.objectives import ObjectiveArgs
@@ -73,6 +74,16 @@ class StudyArgs(Args):
         if not value or len(set(value)) < len(value):
             raise ValueError(f"needs at least one entry and each only once, got {list(value)}")
         return value
+
+    @field_validator("calibration")
+    @classmethod
+    def _has_a_temperature(cls, calibration: CalibrationArgs) -> CalibrationArgs:
+        if not isinstance(calibration.calibrator, TemperatureArgs):
+            raise ValueError(
+                "the arms of a study multiply and exchange temperatures, so its calibrator is"
+                f" 'temperature', not '{calibration.calibrator.name}'"
+            )
+        return calibration
 
     @field_validator("objective")
     @classmethod

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
-from temperance.calibration import TemperatureScaling
+from temperance.calibration import Calibrator, CalibratorArgs, TemperatureArgs, get_calibrator
 from temperance.config import Args
 from temperance.data import Splits, folds
 from temperance.errors import UserError
@@ -30,11 +30,13 @@ from temperance.training.student import (
 
 
 class CalibrationArgs(Args):
-    """Where the teacher's temperature comes from."""
+    """The teacher's calibrator, and the rows that it is fitted on."""
 
     # A run that `force` lets pass would otherwise not exist: it changes no result.
     without_effect: ClassVar[frozenset[str]] = frozenset({"force"})
 
+    calibrator: CalibratorArgs = TemperatureArgs()
+    """A name (see `temperance list calibrators`), or a mapping with the name and its settings."""
     fit: Literal["held-out", "cross-fit", "none"] = "held-out"
     """held-out: on the calibration split. cross-fit: on the out-of-fold logits of K teachers of
     the same recipe, so that no label is held out; assumes that the teacher behaves as they do.
@@ -42,9 +44,9 @@ class CalibrationArgs(Args):
     folds: int = Field(default=5, ge=2)
     """K of the cross-fit."""
     underconfidence: PositiveFloat = 1.0
-    """Multiplies the fitted temperature; above 1 the teacher becomes under-confident."""
+    """Divides the calibrated logits; above 1 the teacher becomes under-confident."""
     force: bool = False
-    """Distil even if the fit says that its temperature is not usable."""
+    """Distil even if the fit says that it is not usable."""
 
 
 def out_of_fold_logits(
@@ -96,8 +98,10 @@ def out_of_fold_logits(
     return logits, targets
 
 
-def fit_held_out(model: nn.Module, splits: Splits, engine: Engine) -> TemperatureScaling:
-    """A temperature fitted on the calibration split.
+def fit_held_out(
+    model: nn.Module, splits: Splits, args: CalibrationArgs, engine: Engine
+) -> Calibrator:
+    """A calibrator fitted on the calibration split.
 
     Raises:
         UserError: if the split is empty or holds one class only.
@@ -108,10 +112,11 @@ def fit_held_out(model: nn.Module, splits: Splits, engine: Engine) -> Temperatur
             where="split.calibration",
             mend="Set it above 0, or calibration.fit=cross-fit",
         )
-    return TemperatureScaling().fit(*predict(model, splits.calibration, device=engine.device))
+    rows = predict(model, splits.calibration, device=engine.device)
+    return get_calibrator(args.calibrator).fit(*rows)
 
 
-def usable(calibrator: TemperatureScaling, args: CalibrationArgs) -> TemperatureScaling:
+def usable(calibrator: Calibrator, args: CalibrationArgs) -> Calibrator:
     """The calibrator that a teacher gets: `underconfidence` applied, refused if the fit failed.
 
     Raises:
@@ -120,10 +125,10 @@ def usable(calibrator: TemperatureScaling, args: CalibrationArgs) -> Temperature
     fit = calibrator.fit_report
     if fit is not None and not fit.usable and not args.force:
         raise UserError(
-            f"no temperature can be fitted to this teacher's {fit.n} calibration rows"
+            f"'{calibrator.name}' cannot be fitted to this teacher's {fit.n} calibration rows"
             f" (status '{fit.status}')",
             where="calibration",
-            mend="Use more calibration rows, calibration.fit=none, or calibration.force=true to"
-            " distil with T = 1",
+            mend="Use more calibration rows, calibration.fit=none, or --force"
+            " (calibration.force=true) to distil from the raw logits",
         )
     return calibrator.tempered(args.underconfidence)

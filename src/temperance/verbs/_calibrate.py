@@ -1,4 +1,4 @@
-"""`calibrate`: fit a temperature, show before and after, save it."""
+"""`calibrate`: fit a calibrator, show before and after, save it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from typing import Any
 
 import pandas as pd
 
+from pydantic import Field
+
 from temperance.calibration import (
     CalibrationReport,
-    TemperatureScaling,
+    Calibrator,
+    CalibratorArgs,
+    TemperatureArgs,
     calibration_report,
     describe,
+    get_calibrator,
     reliability_before_after,
     save_calibrator,
 )
@@ -35,7 +40,13 @@ from temperance.verbs._source import SourceArgs, load_source
 
 
 class CalibrateArgs(SourceArgs):
-    """Fit a calibrator: temperature scaling (Guo et al. 2017)."""
+    """Fit a calibrator; by default temperature scaling (Guo et al. 2017)."""
+
+    calibrator: CalibratorArgs = TemperatureArgs()
+    """A name (see `temperance list calibrators`; `auto` chooses), or a mapping with the name and
+    its settings."""
+    cross_fit: int | None = Field(default=5, ge=2)
+    """Also measure NLL and ECE over so many folds, each calibrated by the fit of the others."""
 
 
 def calibrate(
@@ -47,7 +58,7 @@ def calibrate(
     overrides: Sequence[str] = (),
     **values: Any,
 ) -> Outcome:
-    """Fit temperature scaling and save it as `calibrator.json` and `calibrator.safetensors`.
+    """Fit a calibrator and save it as `calibrator.json` and `calibrator.safetensors`.
 
     Args:
         config: YAML file or mapping with the keys of `temperance config calibrate`.
@@ -64,14 +75,17 @@ def calibrate(
     args = settings(CalibrateArgs, config, overrides, values, place)
     engine = Engine(args.engine)
     source = load_source(args, engine)
-    calibrator = TemperatureScaling().fit(source.logits, source.targets)
+    calibrator = get_calibrator(args.calibrator)
+    calibrator.fit(source.logits, source.targets, cross_fit=args.cross_fit)
     before = calibration_report(source.logits, source.targets)
     after = calibration_report(calibrator(source.logits), source.targets)
     fit = calibrator.fit_report
     assert fit is not None
     metrics = {
         "source": source.name,
-        "words": describe(before, fit.temperature if fit.usable else None),
+        "calibrator": calibrator.name,
+        "keeps_argmax": calibrator.keeps_argmax,
+        "words": describe(before, getattr(fit, "temperature", None) if fit.usable else None),
         "fit": fit.to_dict(),
         "before": before.to_dict(),
         "after": after.to_dict(),
@@ -91,10 +105,11 @@ def compose(run: Run) -> Report:
     """The report of a fit, from its folder alone."""
     metrics = run.read_json("metrics.json") or {}
     before, after = metrics["before"], metrics["after"]
+    fit = metrics["fit"]
     table = results_table(
         {"before": before, "after": after},
-        f"On the {before['n']:,} rows of '{metrics['source']}', on which the temperature was"
-        " fitted. Brackets: 95 % bootstrap intervals over rows.",
+        f"On the {before['n']:,} rows of '{metrics['source']}', on which the calibrator was fitted."
+        f"{_cross_fit_sentence(fit)} Brackets: 95 % intervals over rows.",
     )
 
     def draw(figure: Any) -> None:
@@ -106,40 +121,64 @@ def compose(run: Run) -> Report:
         "Reliability before and after.",
         f"Reliability diagrams: ECE {before['ece']:.4f} before, {after['ece']:.4f} after.",
     )
+    lead = [fit_sentence(metrics["calibrator"], fit), metrics["words"]]
+    if not metrics["keeps_argmax"]:
+        lead.append(
+            "This calibrator may change the predicted class: accuracy"
+            f" {before['accuracy']:.2%} before, {after['accuracy']:.2%} after."
+        )
     return Report(
-        title="Temperature scaling",
-        lead=[fit_sentence(metrics["fit"]), metrics["words"]],
+        title=f"Calibrator: {metrics['calibrator']}",
+        lead=lead,
         sections=[
             Section("Before and after", [table, figure]),
-            Section("Fit", [fit_table(metrics["fit"])]),
+            Section("Fit", [fit_table(fit)]),
         ],
         provenance=provenance(run),
         config_yaml=stored_config(run),
     )
 
 
-def fit_sentence(fit: dict[str, Any]) -> str:
-    """The temperature and how far to trust it."""
+def fit_sentence(calibrator: str, fit: dict[str, Any]) -> str:
+    """What was fitted, and how far to trust it."""
     if not fit["usable"]:
         return (
-            f"No temperature can be fitted to these {fit['n']} rows (status '{fit['status']}');"
-            " T stays 1."
+            f"Nothing can be fitted to these {fit['n']} rows (status '{fit['status']}'); the logits"
+            " stay as they are."
         )
-    error = fit["se_log_temperature"]
-    margin = "" if error is None else f" (standard error of log T: {error:.3f})"
+    said = f"Fitted '{calibrator}': NLL {fit['nll_before']:.4f} before, {fit['nll_after']:.4f} after"
+    if "temperature" in fit:
+        error = fit["se_log_temperature"]
+        margin = "" if error is None else f" (standard error of log T: {error:.3f})"
+        said = f"Fitted temperature T = {fit['temperature']:.4f}{margin}"
+    why = f" {fit['notes']['why']}" if "why" in fit["notes"] else ""
     fragile = (
         f" Only {fit['wrong']} rows are predicted wrong, so the fit is fragile."
         if fit["fragile"]
         else ""
     )
-    return f"Fitted temperature T = {fit['temperature']:.4f}{margin}, n = {fit['n']}.{fragile}"
+    return f"{said}, n = {fit['n']}.{why}{fragile}"
+
+
+def _cross_fit_sentence(fit: dict[str, Any]) -> str:
+    held_out = fit["cross_fit"]
+    if held_out is None:
+        return ""
+    return (
+        f" On rows that it was not fitted on ({held_out['folds']} folds): NLL"
+        f" {held_out['nll']:.4f}, ECE {held_out['ece']:.4f}."
+    )
 
 
 def fit_table(fit: dict[str, Any]) -> Table:
     """Everything that the fit recorded."""
+    flat: dict[str, Any] = {}
+    for name, value in fit.items():
+        nested = value if isinstance(value, dict) else {None: value}
+        flat.update({name if key is None else f"{name}: {key}": x for key, x in nested.items()})
     shown = {
         name: number(value, 5) if isinstance(value, float) else str(value)
-        for name, value in fit.items()
+        for name, value in flat.items()
     }
     frame = pd.DataFrame({"quantity": list(shown), "value": list(shown.values())})
     return Table(frame, "The fit's record.")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import NonNegativeInt
 
 from temperance.calibration import (
+    Calibrator,
     TemperatureScaling,
     calibration_report,
+    get_calibrator,
     load_calibrator,
     save_calibrator,
 )
@@ -120,7 +122,7 @@ def distill(
         if args.calibration.fit == "cross-fit" and args.teacher.calibrator is None:
             fitted = usable(_cross_fit(args, splits, engine, run), args.calibration)
         if fitted is not None:
-            logger.info("the teacher's calibration temperature is T = %.4f", fitted.temperature)
+            logger.info("the teacher's logits go through %s", fitted)
         _, result = produce_student(
             args,
             splits,
@@ -145,25 +147,18 @@ def distill(
 
 def _calibrator_at_hand(
     args: DistillArgs, teacher: ImageClassifier, splits: Splits, engine: Engine
-) -> TemperatureScaling | None:
+) -> Calibrator | None:
     """The calibrator that was given or is fitted on held-out rows; None for the other cases."""
     if args.teacher.calibrator is not None:
-        loaded = load_calibrator(args.teacher.calibrator)
-        if not isinstance(loaded, TemperatureScaling):
-            raise UserError(
-                f"is a '{loaded.name}' calibrator, which has no temperature to multiply",
-                where=args.teacher.calibrator,
-                mend="Give a temperature calibrator",
-            )
-        return usable(loaded, args.calibration)
+        return usable(load_calibrator(args.teacher.calibrator), args.calibration)
     if args.calibration.fit != "held-out":
         return None
     warn_if_trained_on_calibration(teacher, splits, engine)
-    return usable(fit_held_out(teacher, splits, engine), args.calibration)
+    return usable(fit_held_out(teacher, splits, args.calibration, engine), args.calibration)
 
 
-def _cross_fit(args: DistillArgs, splits: Splits, engine: Engine, run: Run) -> TemperatureScaling:
-    """T from fold teachers of the recipe that the teacher's own run recorded."""
+def _cross_fit(args: DistillArgs, splits: Splits, engine: Engine, run: Run) -> Calibrator:
+    """A calibrator from fold teachers of the recipe that the teacher's own run recorded."""
     trained = training_of(args.teacher.weights)
     if trained is None:
         raise UserError(
@@ -197,13 +192,13 @@ def _cross_fit(args: DistillArgs, splits: Splits, engine: Engine, run: Run) -> T
         open_run=open_fold,
         label="fold teachers",
     )
-    return TemperatureScaling().fit(logits, targets)
+    return get_calibrator(args.calibration.calibrator).fit(logits, targets)
 
 
 def _measure_teacher(
     run: Run,
     teacher: ImageClassifier,
-    calibrator: TemperatureScaling | None,
+    calibrator: Calibrator | None,
     splits: Splits,
     engine: Engine,
 ) -> None:
@@ -225,23 +220,31 @@ def _measure_teacher(
         "teacher.json",
         {
             "reports": reports,
-            "temperature": calibrator.temperature if calibrator is not None else None,
+            "calibrator": None if calibrator is None else calibrator.name,
+            "temperature": calibrator.temperature
+            if isinstance(calibrator, TemperatureScaling)
+            else None,
             "fit": fit.to_dict() if fit is not None else None,
         },
     )
 
 
+def _calibrator_sentence(teacher: Mapping[str, Any]) -> str:
+    if teacher["calibrator"] is None:
+        return "The teacher was raw."
+    if teacher["temperature"] is None:
+        return f"The teacher was calibrated by '{teacher['calibrator']}'."
+    return f"The teacher's logits were divided by T = {teacher['temperature']:.4f}."
+
+
 def compose(run: Run) -> Report:
     """The report of a finished distillation, from its folder alone."""
     result = run.read_json("result.json") or {}
-    teacher = run.read_json("teacher.json") or {"reports": {}, "temperature": None, "fit": None}
+    teacher = run.read_json("teacher.json") or {"reports": {}, "calibrator": None, "fit": None}
     test, validation = result["test"], result["validation"]
-    temperature = teacher["temperature"]
     lead = [
         f"Student: test accuracy of the last epoch {test['accuracy']:.2%} on {test['n']} images.",
-        "The teacher was raw."
-        if temperature is None
-        else f"The teacher's logits were divided by T = {temperature:.4f}.",
+        _calibrator_sentence(teacher),
     ]
     if validation:
         lead.append(
@@ -256,7 +259,7 @@ def compose(run: Run) -> Report:
     result_section = Section("Result", [table, splits_paragraph(result["rows"]), caution])
     sections = [result_section, curves_section(run)]
     if teacher["fit"]:
-        sections.append(Section("Temperature", [fit_table(teacher["fit"])]))
+        sections.append(Section("Calibrator", [fit_table(teacher["fit"])]))
     return Report(
         title="Distillation",
         lead=lead,

@@ -13,15 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from temperance.calibration.fit_report import FEW_WRONG, CrossFit, FitReport, Status
-from temperance.calibration.fitting import degenerate_status
-from temperance.calibration.metrics.bins import equal_width
+from temperance.calibration.fitting import look_at
+from temperance.calibration.metrics.bins import ECE_BINS, equal_width
 from temperance.calibration.metrics.checks import check_groups, check_logits
 from temperance.calibration.metrics.scores import score_rows, weighted_mean
 from temperance.calibration.rows import CalibrationRows
 from temperance.config import Args, load_config
 from temperance.errors import UserError
-
-ECE_BINS = 15
 
 
 class Solved(NamedTuple):
@@ -141,10 +139,9 @@ class Calibrator(nn.Module):
             UserError: if it was not fitted yet, or for another number of classes.
         """
         self._check_fitted()
-        if self.fit_report is not None and not self.fit_report.usable:
-            return logits
-        flat = logits.reshape(-1, logits.shape[-1])
-        calibrated = self.calibrate(flat).view_as(logits)
+        calibrated = logits
+        if self.fit_report is not None and self.fit_report.usable:
+            calibrated = self.calibrate(logits.reshape(-1, logits.shape[-1])).view_as(logits)
         return calibrated if self.factor == 1 else calibrated / self.factor
 
     def tempered(self, factor: float) -> Self:
@@ -183,7 +180,7 @@ class Calibrator(nn.Module):
         logits, targets, weights, _ = rows
         before = score_rows(logits, targets)
         wrong = int((before.correct == 0).sum())
-        status = degenerate_status(logits, targets, weights)
+        status = look_at(rows).degenerate_status(weights)
         usable = status is None or status in self.handles
         solved = self.solve(logits, targets, weights) if usable else Solved()
         after = score_rows(self.calibrate(logits), targets) if usable else before

@@ -17,7 +17,7 @@ from temperance.calibration.metrics.bins import (
     equal_width,
 )
 from temperance.calibration.metrics.checks import check_logits
-from temperance.calibration.metrics.chunks import softmax_chunks
+from temperance.calibration.metrics.chunks import row_chunks
 from temperance.calibration.metrics.scores import (
     Targets,
     check_k,
@@ -168,7 +168,7 @@ def top_k_calibration_error(
     """
     check_logits(logits, targets, weights)
     check_k(k, logits)
-    confidence, hit = score_top_k(logits, targets, k)
+    confidence, hit = score_top_k(logits, targets, k, score_rows(logits, targets).confidence)
     return equal_width(confidence, hit, weights, n_bins=n_bins).error
 
 
@@ -213,11 +213,26 @@ def score_event(
 
 
 def score_top_k(
-    logits: Float[Tensor, "rows classes"], targets: Int[Tensor, " rows"], k: int
+    logits: Float[Tensor, "rows classes"],
+    targets: Int[Tensor, " rows"],
+    k: int,
+    confidence: Float[Tensor, " rows"],
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
-    """The probability of the k most probable classes, and whether the target is one of them."""
-    confidence = torch.empty(len(logits), dtype=torch.float64, device=logits.device)
-    for chunk in softmax_chunks(logits):
-        largest = chunk.share.topk(k, 1, sorted=False).values.sum(1)
-        confidence[chunk.part] = (largest / chunk.total).clamp_(max=1)
-    return confidence, (ranks_of_targets(logits, targets) < k).double()
+    """The probability of the k most probable classes, and whether the target is one of them.
+
+    Args:
+        confidence: the probability of the most probable class.
+    """
+    total, hit = torch.empty_like(confidence), torch.empty_like(confidence)
+    for part in row_chunks(logits):
+        labels = targets[part].long()[:, None]
+        own = logits[part].gather(1, labels)[:, 0]
+        largest = logits[part].topk(k, 1).values
+        last = largest[:, -1]
+        hit[part] = (own >= last).double()
+        tied = (own == last).nonzero()[:, 0] + part.start  # of equal logits the first ones count
+        hit[tied] = (ranks_of_targets(logits[tied], targets[tied]) < k).double()
+        share = (largest.double() - largest[:, :1].double()).exp_().sum(1)
+        # not share · confidence: of flat rows, 3 · (1 / 10) lies above the edge 3 / 10
+        total[part] = (share / (1 / confidence[part])).clamp_(max=1)
+    return total, hit

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from temperance.errors import UserError
 
+ECE_BINS = 15
+
 
 class CalibrationError(NamedTuple):
     """Shares of a model's expected calibration error; `over + under` is the usual ECE."""

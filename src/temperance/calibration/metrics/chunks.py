@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-CHUNK = 2**18  # logits at a time: two float64 buffers of 2 MB, near the second-level cache
+CHUNK = 2**19  # logits at a time: two float64 buffers of 4 MB stay in a shared cache
 CHUNK_ON_DEVICE = 2**24  # elsewhere launching a kernel costs more than a missed cache
 
 
@@ -51,8 +51,9 @@ def softmax_chunks(
             margins = logits.new_empty((rows, logits.shape[1]), dtype=dtype)
             shares = torch.empty_like(margins)
         margin, share = margins[:rows], shares[:rows]
+        largest = logits[part].amax(1, keepdim=True).to(dtype)
         margin.copy_(logits[part])
-        margin -= margin.amax(1, keepdim=True)
+        margin -= largest
         if isinstance(temperature, Tensor):
             margin /= temperature[part, None]
         elif temperature != 1:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +16,15 @@ from torch import Tensor
 
 from temperance.calibration.metrics.bins import block_sizes
 from temperance.calibration.metrics.checks import check_logits
-from temperance.calibration.metrics.chunks import row_chunks, softmax_chunks
+from temperance.calibration.metrics.chunks import softmax_chunks
 from temperance.errors import UserError
 
+Result = TypeVar("Result")
+
 WIDE_KEYS = 2**22  # up to so many logits ranks are taken in float64 whatever their dtype
-KEYS_AT_ONCE = 2**25  # log-probabilities held while a few classes are sorted: 128 MB in float32
+KEYS_AT_ONCE = 2**22  # log-probabilities that a thread holds: 16 MB in float32
+LINE = 16  # float32 numbers in a line of the cache: fewer classes at a time read it in vain
+ROWS_AT_ONCE = 1024  # transposed at a time, so that their lines are still in the cache
 
 
 class BrierDecomposition(NamedTuple):
@@ -57,7 +62,7 @@ def adaptive_calibration_error(
     """
     check_logits(logits, targets)
     check_ranges(n_ranges)
-    return mean_of(ranked.range_error(n_ranges) for ranked in ranked_classes(logits, targets))
+    return float(np.mean(for_each_class(logits, targets, lambda x: x.range_error(n_ranges))))
 
 
 def thresholded_adaptive_calibration_error(
@@ -85,9 +90,8 @@ def thresholded_adaptive_calibration_error(
     check_ranges(n_ranges)
     if not 0 <= threshold < 1:
         raise UserError(f"{threshold} is not in [0, 1)", where="threshold")
-    return mean_of(
-        ranked.range_error(n_ranges, threshold) for ranked in ranked_classes(logits, targets)
-    )
+    errors = for_each_class(logits, targets, lambda x: x.range_error(n_ranges, threshold))
+    return float(np.mean(errors))
 
 
 def brier_decomposition(
@@ -108,7 +112,7 @@ def brier_decomposition(
         [0.16, 0.0, 0.25]
     """
     check_logits(logits, targets)
-    parts = [ranked.brier_parts() for ranked in ranked_classes(logits, targets)]
+    parts = for_each_class(logits, targets, RankedClass.brier_parts)
     return BrierDecomposition(*np.array(parts).T)
 
 
@@ -120,6 +124,8 @@ class RankedClass(NamedTuple):
 
     ordered: NDArray[np.floating]
     """Ascending `(rows,)`; float32 or float64."""
+    probability: NDArray[np.float64]
+    """Their exponentials."""
     first: NDArray[np.int64]
     """Ascending: for each row of the class, the first rank of the rows of equal probability."""
     end: NDArray[np.int64]
@@ -145,8 +151,7 @@ class RankedClass(NamedTuple):
             return 0.0
         size = block_sizes(kept, n_ranges).numpy()
         borders = start + np.concatenate([[0], size.cumsum()])
-        probability = np.exp(self.ordered[start:])
-        mass = np.add.reduceat(probability, borders[:-1] - start, dtype=np.float64)
+        mass = np.add.reduceat(self.probability, borders[:-1])
         hits = np.diff(self.hits_below(borders))
         return float(np.mean(np.abs(mass - hits) / size))
 
@@ -155,10 +160,8 @@ class RankedClass(NamedTuple):
         rows, positives = len(self.ordered), len(self.first)
         frequency = positives / rows
         uncertainty = frequency * (1 - frequency)
-        probability = np.exp(self.ordered)
-        own = np.exp(self.ordered[self.first])
-        square = np.einsum("i,i", probability, probability, dtype=np.float64)
-        score = (square - 2 * own.sum(dtype=np.float64) + positives) / rows
+        square = self.probability @ self.probability
+        score = (square - 2 * self.probability[self.first].sum() + positives) / rows
         # what follows a group with hits, up to the next, has none: it is pooled with it anyway
         start, hits = np.unique(self.first, return_counts=True)
         size = np.diff(np.append(start, rows)).astype(np.float64)
@@ -170,32 +173,47 @@ class RankedClass(NamedTuple):
         return score - recalibrated, uncertainty - recalibrated, uncertainty
 
 
-def ranked_classes(
-    logits: Float[Tensor, "rows classes"], targets: Int[Tensor, " rows"]
-) -> Iterator[RankedClass]:
-    """Every class, sorted; a few at a time in memory, on the CPU (NumPy sorts with SIMD)."""
+def for_each_class(
+    logits: Float[Tensor, "rows classes"],
+    targets: Int[Tensor, " rows"],
+    function: Callable[[RankedClass], Result],
+) -> list[Result]:
+    """The function of every class, sorted, in the order of the classes.
+
+    On the CPU, in as many threads as torch has (NumPy sorts with SIMD and without the lock), with
+    some 30 MB for each and a few classes at a time, so that memory-mapped logits will do.
+    """
     rows, classes = logits.shape
     wide = logits.dtype == torch.float64 or logits.numel() <= WIDE_KEYS
     dtype = torch.float64 if wide else torch.float32
-    largest, log_total = _normalisers(logits, dtype)
+    largest, log_total = (column.cpu().numpy() for column in _normalisers(logits, dtype))
     labels = targets.cpu().numpy()
     by_class = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[by_class], np.arange(classes + 1))
-    step = min(classes, max(1, KEYS_AT_ONCE // rows))
-    block = torch.empty((step, rows), dtype=dtype)
-    for start in range(0, classes, step):
-        width = min(step, classes - start)
-        for part in row_chunks(logits):
+    step = min(classes, max(LINE, KEYS_AT_ONCE // rows))
+
+    def some_classes(start: int) -> list[Result]:
+        columns = logits[:, start : start + step]
+        keys = np.empty((columns.shape[1], rows), dtype=largest.dtype)
+        for row in range(0, rows, ROWS_AT_ONCE):
+            part = slice(row, row + ROWS_AT_ONCE)
+            few = columns[part].to(dtype).cpu().numpy()
             # the margin first: −log1p of the rest is exact for a probability near 1
-            margin = logits[part, start : start + width].to(dtype) - largest[part, None]
-            block[:width, part] = (margin - log_total[part, None]).T.cpu()
-        for offset, key in enumerate(block[:width].numpy()):
-            own = key[by_class[starts[start + offset] : starts[start + offset + 1]]]
+            np.subtract(few.T, largest[part], out=keys[:, part])
+            keys[:, part] -= log_total[part]
+        results = []
+        for label, key in enumerate(keys, start):
+            own = key[by_class[starts[label] : starts[label + 1]]]
             own.sort()
             key.sort()
-            yield RankedClass(
-                key, np.searchsorted(key, own, "left"), np.searchsorted(key, own, "right")
-            )
+            probability = np.exp(key).astype(np.float64)
+            first, end = (np.searchsorted(key, own, side) for side in ("left", "right"))
+            results.append(function(RankedClass(key, probability, first, end)))
+        return results
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        blocks = pool.map(some_classes, range(0, classes, step))
+        return [result for block in blocks for result in block]
 
 
 def _normalisers(
@@ -212,8 +230,3 @@ def check_ranges(n_ranges: int) -> None:
     """Refuse fewer than one range."""
     if n_ranges < 1:
         raise UserError(f"{n_ranges} ranges", where="n_ranges", mend="Give at least 1")
-
-
-def mean_of(values: Iterator[float]) -> float:
-    """The mean of what an iterator gives."""
-    return float(np.mean(list(values)))

@@ -142,11 +142,11 @@ def score_chunk(
     on_top = (others * confidence).square()
     elsewhere = confidence.square() + 1 - 2 * likelihood
     brier = rest * confidence.square() + torch.where(margin == 0, on_top, elsewhere)
-    correct = _hits_first_maximum(chunk, logits, labels, margin)
+    correct = hits_first_maximum(chunk, logits, labels, margin)
     return RowScores(confidence, correct.double(), log_total - margin, brier)
 
 
-def _hits_first_maximum(
+def hits_first_maximum(
     chunk: SoftmaxChunk, logits: Tensor, labels: Tensor, margin: Tensor
 ) -> Bool[Tensor, " rows"]:
     """Whether the target is the first of the largest logits; an argmax of all rows is slow."""

@@ -115,7 +115,8 @@ def smooth_error_of_grid(surplus: NDArray[np.float64]) -> SmoothError:
     narrow = 1 / len(surplus)
     if error(narrow) <= narrow:
         return SmoothError(error(narrow), narrow)
-    bandwidth = brentq(lambda width: error(width) - width, narrow, 1, xtol=1e-9)
+    # no error exceeds 1, but rounding may, if all rows are sure and wrong
+    bandwidth = brentq(lambda width: error(width) - width, narrow, 1.01, xtol=1e-9)
     return SmoothError(error(bandwidth), bandwidth)
 
 

@@ -1,0 +1,175 @@
+"""Softmax regression from scores to scores: what vector, matrix and Dirichlet scaling share."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.optimize import minimize
+from torch import Tensor
+
+from temperance.calibration.calibrators.applying import check_class_count, narrowed, widened
+from temperance.calibration.calibrators.base import Calibrator, Solved
+from temperance.calibration.calibrators.row_likelihoods import common_temperature, shares
+from temperance.calibration.metrics.chunks import row_chunks
+
+TOLERANCE = 1e-8  # of the gradient, with every parameter in units of its curvature at the start
+MAX_ITERATIONS = 1000
+HISTORY = 20  # steps that L-BFGS remembers
+OUT_OF_ITERATIONS = 1  # SciPy's status
+
+
+class LinearScaling(Calibrator):
+    """W x + b with scores x of the classes; W is a matrix, or its diagonal alone.
+
+    Minimises the mean NLL + Σ strength · (parameter − that of temperature scaling)², from
+    temperature scaling on, where the penalty is 0: on the rows fitted the NLL is never above that
+    of temperature scaling. W is penalised in units of 1/T, so that the strengths mean the same
+    whatever the scale of the logits.
+
+    L-BFGS in float64 until no component of the gradient exceeds 1e-8, each parameter in units of
+    its curvature at the start, or until the objective falls by less than float64 can tell.
+    """
+
+    keeps_argmax = False
+    has_matrix: ClassVar[bool]
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, args: object = None, **values: object) -> None:
+        super().__init__(args, **values)
+        self.register_buffer("weight", torch.empty(0, dtype=torch.float64))
+        self.register_buffer("bias", torch.empty(0, dtype=torch.float64))
+
+    def inputs(self, logits: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
+        """The scores x, of at least float32."""
+        return widened(logits)
+
+    def strengths(self, classes: int) -> Float[Tensor, "classes parameters"]:
+        """Of the penalty on each parameter: the weights of a class, then its bias."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def solve(
+        self,
+        logits: Float[Tensor, "rows classes"],
+        targets: Int[Tensor, " rows"],
+        weights: Float[Tensor, " rows"] | None,
+    ) -> Solved:
+        """Weight and bias."""
+        temperature = common_temperature(logits, targets, weights)
+        strength = self.strengths(logits.shape[1]).to(logits.device)
+        objective = _Objective(self, logits, targets, shares(weights, logits), temperature, strength)
+        unit = objective.curvature(objective.start).sqrt()
+
+        def scaled(values: np.ndarray) -> tuple[float, np.ndarray]:
+            parameters = torch.from_numpy(values).to(unit.device).view_as(unit) / unit
+            value, gradient = objective.value_and_gradient(parameters)
+            return value, (gradient / unit).flatten().cpu().numpy()
+
+        found = minimize(
+            scaled,
+            (objective.start * unit).flatten().cpu().numpy(),
+            jac=True,
+            method="L-BFGS-B",
+            options={
+                "gtol": TOLERANCE,
+                "ftol": 0,
+                "maxiter": MAX_ITERATIONS,
+                "maxfun": 2 * MAX_ITERATIONS,
+                "maxcor": HISTORY,
+            },
+        )
+        parameters = torch.from_numpy(found.x).to(unit.device).view_as(unit) / unit
+        weight, self.bias = _split(parameters)
+        self.weight = weight / temperature
+        status = "at_bound" if found.status == OUT_OF_ITERATIONS else "converged"
+        return Solved(int(found.nit), status, {"start_temperature": temperature})
+
+    def calibrate(self, logits: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
+        """W x + b."""
+        check_class_count(logits, len(self.bias))
+        scores = self.inputs(logits)
+        return narrowed(_map(scores, self.weight.to(scores), self.bias.to(scores)), logits)
+
+
+class _Objective:
+    """Penalised mean NLL of a linear map of the scores / T, a chunk of rows at a time."""
+
+    def __init__(
+        self,
+        calibrator: LinearScaling,
+        logits: Float[Tensor, "rows classes"],
+        targets: Int[Tensor, " rows"],
+        share: Float[Tensor, " rows"],
+        temperature: float,
+        strength: Float[Tensor, "classes parameters"],
+    ) -> None:
+        self.calibrator, self.temperature = calibrator, temperature
+        self.logits, self.targets, self.share = logits, targets.long(), share
+        self.strength = strength
+        identity = torch.eye(len(strength), dtype=strength.dtype, device=strength.device)
+        weight = identity if calibrator.has_matrix else identity.sum(1, keepdim=True)
+        self.start = torch.cat([weight, torch.zeros_like(weight[:, :1])], 1)
+
+    def value_and_gradient(
+        self, parameters: Float[Tensor, "classes parameters"]
+    ) -> tuple[float, Float[Tensor, "classes parameters"]]:
+        off = parameters - self.start
+        value = float((self.strength * off.square()).sum())
+        gradient = 2 * self.strength * off
+        for part in row_chunks(self.logits):
+            scores, log_p = self._predict(part, parameters)
+            row, share, target = torch.arange(len(log_p)), self.share[part], self.targets[part]
+            value -= float(share @ log_p[row, target])
+            residual = log_p.exp()
+            residual[row, target] -= 1
+            gradient += self._sum_over_rows(share[:, None] * residual, scores)
+        return value, gradient
+
+    def curvature(
+        self, parameters: Float[Tensor, "classes parameters"]
+    ) -> Float[Tensor, "classes parameters"]:
+        """Diagonal of the Hessian."""
+        curvature = 2 * self.strength
+        for part in row_chunks(self.logits):
+            scores, log_p = self._predict(part, parameters)
+            p = log_p.exp()
+            variance = self.share[part, None] * p * (1 - p)
+            curvature = curvature + self._sum_over_rows(variance, scores.square())
+        return curvature
+
+    def _predict(
+        self, part: slice, parameters: Float[Tensor, "classes parameters"]
+    ) -> tuple[Float[Tensor, "rows classes"], Float[Tensor, "rows classes"]]:
+        """Scores (masked ones 0) and log-probabilities of some rows."""
+        logits = self.logits[part].double()
+        masked = logits == -torch.inf
+        scores = (self.calibrator.inputs(logits) / self.temperature).masked_fill(masked, 0)
+        mapped = _map(scores, *_split(parameters)).masked_fill(masked, -torch.inf)
+        return scores, mapped.log_softmax(1)
+
+    def _sum_over_rows(
+        self, by_class: Float[Tensor, "rows classes"], scores: Float[Tensor, "rows classes"]
+    ) -> Float[Tensor, "classes parameters"]:
+        """Of the class's value times the derivatives of its mapped score by its parameters."""
+        if self.calibrator.has_matrix:
+            by_weight = by_class.T @ scores
+        else:
+            by_weight = (by_class * scores).sum(0)[:, None]
+        return torch.cat([by_weight, by_class.sum(0)[:, None]], 1)
+
+
+def _split(
+    parameters: Float[Tensor, "classes parameters"],
+) -> tuple[Tensor, Float[Tensor, " classes"]]:
+    """Weight (a matrix, or its diagonal) and bias."""
+    return parameters[:, :-1].squeeze(1).contiguous(), parameters[:, -1].contiguous()
+
+
+def _map(
+    scores: Float[Tensor, "rows classes"], weight: Tensor, bias: Float[Tensor, " classes"]
+) -> Float[Tensor, "rows classes"]:
+    return (scores * weight if weight.ndim == 1 else scores @ weight.T) + bias

@@ -1,0 +1,61 @@
+"""What every row's own temperature does to its likelihood."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from temperance.calibration.fitting import fit_rows
+from temperance.calibration.metrics.chunks import softmax_chunks
+from temperance.calibration.rows import CalibrationRows
+
+WIDEST = (1e-8, 1e8)  # of temperature, where it is a start and not an answer
+
+
+class RowLikelihoods(NamedTuple):
+    """The NLL of each row, with its derivatives by the logarithm of the row's temperature."""
+
+    nll: Float[Tensor, " rows"]
+    slope: Float[Tensor, " rows"]
+    information: Float[Tensor, " rows"]
+    """Fisher information: the second derivative in expectation, ≥ 0."""
+
+
+def row_likelihoods(
+    logits: Float[Tensor, "rows classes"],
+    targets: Int[Tensor, " rows"],
+    log_temperature: Float[Tensor, " rows"],
+) -> RowLikelihoods:
+    """NLL of softmax(logits / T) row by row: with m = logits / T its slope by log T is
+    m_target − E[m], and the information is the variance of m."""
+    columns = []
+    for chunk in softmax_chunks(logits, log_temperature.exp()):
+        p = chunk.share / chunk.total[:, None]
+        margin = chunk.margin.masked_fill(chunk.share == 0, 0)
+        of_target = chunk.margin.gather(1, targets[chunk.part].long()[:, None])[:, 0]
+        mean = (p * margin).sum(1)
+        variance = (p * (margin - mean[:, None]).square()).sum(1)
+        columns.append((chunk.total.log() - of_target, of_target - mean, variance))
+    return RowLikelihoods(*(torch.cat(column) for column in zip(*columns, strict=True)))
+
+
+def common_temperature(
+    logits: Float[Tensor, "rows classes"],
+    targets: Int[Tensor, " rows"],
+    weights: Float[Tensor, " rows"] | None,
+) -> float:
+    """The calibration temperature that all rows share: from where richer maps start."""
+    return fit_rows(CalibrationRows(logits, targets, weights), bounds=WIDEST).temperature
+
+
+def shares(
+    weights: Float[Tensor, " rows"] | None, logits: Float[Tensor, "rows classes"]
+) -> Float[Tensor, " rows"]:
+    """The weights of the rows in float64, summing to 1."""
+    rows = len(logits)
+    if weights is None:
+        return torch.full((rows,), 1 / rows, dtype=torch.float64, device=logits.device)
+    return weights.double() / weights.double().sum()

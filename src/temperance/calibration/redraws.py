@@ -1,0 +1,187 @@
+"""Hits and labels redrawn from a model's own probabilities, and its errors under them.
+
+None of these checks its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from scipy.fft import dct, idct
+from torch import Tensor
+
+from temperance.calibration.metrics.bins import bin_index, block_sizes
+from temperance.calibration.metrics.chunks import row_chunks
+from temperance.calibration.metrics.ranges import RankRanges
+from temperance.calibration.metrics.smooth import GRID, on_grid, smooth_error_of_grid
+
+AT_ONCE = 2**20  # numbers of a few redraws: three or four float64 arrays of 8 MB
+COARSE = (2**9, 2**11)  # cells that do for a kernel wider than 8 of them
+BISECTIONS = 20
+
+
+def uniforms(
+    rows: int,
+    redraws: int,
+    *,
+    seed: int,
+    groups: Int[Tensor, " rows"] | None = None,
+    shared: float = 0.0,
+) -> Iterator[Float[Tensor, "some rows"]]:
+    """Numbers in [0, 1) that decide what is drawn, a few redraws at a time.
+
+    Each row takes its group's number rather than one of its own with probability √shared: then
+    two hits of the same confidence correlate as `shared` says, and each is as probable as ever.
+    Drawn on the CPU: the same on every device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    member = None
+    if groups is not None:
+        _, member = torch.unique(groups, return_inverse=True)
+        member = member.cpu()
+    step = max(1, AT_ONCE // rows)
+    for start in range(0, redraws, step):
+        size = min(step, redraws - start)
+        own = torch.rand((size, rows), generator=generator, dtype=torch.float64)
+        if member is not None:
+            units = int(member.max()) + 1
+            common = torch.rand((size, units), generator=generator, dtype=torch.float64)
+            takes = torch.rand((size, rows), generator=generator) < shared**0.5
+            own = torch.where(takes, common[:, member], own)
+        yield own
+
+
+def correlation_of_hits(
+    confidence: Float[Tensor, " rows"],
+    hit: Float[Tensor, " rows"],
+    groups: Int[Tensor, " rows"],
+    n_bins: int,
+) -> float:
+    """How hits of a group correlate, within bins of confidence, in 0..1.
+
+    From pairs of rows of one group in one bin: products of their deviations from the bin's
+    accuracy, against its variance. Miscalibration of the bin does not count.
+    """
+    bin_of = bin_index(confidence, n_bins)
+    _, member = torch.unique(groups, return_inverse=True)
+    accuracy = torch.bincount(bin_of, hit, n_bins) / torch.bincount(bin_of, minlength=n_bins)
+    deviation = hit - accuracy[bin_of]
+    cell = member * n_bins + bin_of
+    products = torch.bincount(cell, deviation).square().sum() - deviation.square().sum()
+    others = torch.bincount(cell)[cell] - 1  # with how many rows each forms a pair
+    variance = accuracy * (1 - accuracy)
+    expected = (others * variance[bin_of]).sum()
+    return float((products / expected).clamp(0, 1)) if expected > 0 else 0.0
+
+
+class TopLabelErrors:
+    """Errors of the predicted class's confidences, given in ascending order, under any hits."""
+
+    def __init__(self, confidence: Float[Tensor, " rows"], n_bins: int) -> None:
+        rows, device = len(confidence), confidence.device
+        self.confidence = confidence
+        self.mass = torch.bincount(bin_index(confidence, n_bins), minlength=n_bins)
+        self.borders = _borders(self.mass)
+        self.cuts = _borders(block_sizes(rows, n_bins).to(device))
+        _, size = torch.unique_consecutive(confidence, return_counts=True)
+        ties = _borders(size)
+        self.tie_ends = ties[1:]
+        # rows of equal confidence share their hits evenly over the cuts between them
+        tie = torch.searchsorted(ties, self.cuts, right=True).clamp(max=len(size)) - 1
+        self.tie_first, self.tie_end = ties[tie], ties[tie + 1]
+        self.share = (self.cuts - self.tie_first) / size[tie].double()
+
+    def __call__(self, hits: Float[Tensor, "redraws rows"]) -> dict[str, NDArray[np.float64]]:
+        """One number per redraw of each error."""
+        rows = len(self.confidence)
+        surplus = self.confidence - hits
+        sums = torch.nn.functional.pad(surplus.cumsum(1), (1, 0))
+        gaps = sums[:, self.borders].diff(dim=1).abs()
+        mass = self.mass.clamp(min=1)
+        below, up_to = sums[:, self.tie_first], sums[:, self.tie_end]
+        block_gaps = (below + self.share * (up_to - below)).diff(dim=1).abs()
+        errors = {
+            "ece": gaps.sum(1) / rows,
+            "ece_equal_mass": block_gaps.sum(1) / rows,
+            "rmsce": ((gaps.square() / mass).sum(1) / rows).sqrt(),
+            "mce": (gaps / mass).amax(1),
+            "ks": sums[:, self.tie_ends].abs().amax(1) / rows,
+        }
+        grids = np.stack([on_grid(self.confidence, row) for row in surplus]) / rows
+        found = {name: values.cpu().numpy() for name, values in errors.items()}
+        return found | {"smooth_ece": smooth_errors(grids)}
+
+
+class LabelErrors:
+    """Errors of the probabilities of all classes under any labels; takes 16 bytes per logit."""
+
+    def __init__(self, logits: Float[Tensor, "rows classes"], n_bins: int) -> None:
+        rows, classes = logits.shape
+        self.ranges = RankRanges.cut(logits, n_bins)
+        self.n_bins = n_bins
+        self.cumulative = torch.empty((rows, classes), dtype=torch.float64, device=logits.device)
+        self.bins = torch.empty_like(self.ranges.below)
+        self.mass = torch.zeros(classes * n_bins, dtype=torch.float64, device=logits.device)
+        offset = torch.arange(classes, device=logits.device) * n_bins
+        for part in row_chunks(logits):
+            probabilities = logits[part].double().softmax(1)
+            bins = bin_index(probabilities, n_bins)
+            self.bins[part] = bins.to(self.bins)
+            cells = (bins + offset).flatten()
+            self.mass += torch.bincount(cells, probabilities.flatten(), len(self.mass))
+            torch.cumsum(probabilities, 1, out=self.cumulative[part])
+
+    def labels(self, uniform: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+        """The labels that numbers in [0, 1) draw; never one of probability 0."""
+        aim = uniform.to(self.cumulative) * self.cumulative[:, -1]
+        drawn = torch.searchsorted(self.cumulative, aim[:, None], right=True)[:, 0]
+        return drawn.clamp_(max=self.cumulative.shape[1] - 1)
+
+    def __call__(self, labels: Int[Tensor, " rows"]) -> dict[str, float]:
+        labels = labels.long()
+        cells = labels * self.n_bins + self.bins.gather(1, labels[:, None])[:, 0]
+        hits = torch.bincount(cells, minlength=len(self.mass))
+        return {
+            "ace": self.ranges.error(labels),
+            "classwise_ece": float((self.mass - hits).abs().sum()) / self.cumulative.numel(),
+        }
+
+
+def smooth_errors(grids: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`smooth_error_of_grid` of each row: all at once, on a coarse grid where that will do."""
+    spectra = np.stack([dct(grid, type=2, norm="ortho")[: max(COARSE)] for grid in grids])
+    errors = np.zeros(len(grids))
+    for cells in COARSE:
+        left = errors == 0
+        errors[left] = _smooth_errors_on(cells, spectra[left])
+    for row in np.flatnonzero(errors == 0):
+        errors[row] = smooth_error_of_grid(grids[row]).error
+    return errors
+
+
+def _smooth_errors_on(cells: int, spectra: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Smooth ECE from the low frequencies; 0 if the bandwidth is too narrow for so few cells."""
+    spectra = spectra[:, :cells] * np.sqrt(GRID / cells)
+    decay = (np.pi * np.arange(cells)) ** 2 / 2
+
+    def error(bandwidth: NDArray[np.float64]) -> NDArray[np.float64]:
+        kernel = np.exp(-decay * bandwidth[:, None] ** 2)
+        return np.abs(idct(spectra * kernel, type=2, norm="ortho")).sum(1)
+
+    low = np.full(len(spectra), 8 / cells)
+    high = error(low)  # it falls with the bandwidth: it equals it between these
+    wide_enough = high > low
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        too_narrow = error(middle) > middle
+        low, high = np.where(too_narrow, middle, low), np.where(too_narrow, high, middle)
+    return np.where(wide_enough, high, 0.0)
+
+
+def _borders(sizes: Int[Tensor, " blocks"]) -> Int[Tensor, " borders"]:
+    """Ranks between which blocks of these sizes lie: from 0 to their sum."""
+    return torch.nn.functional.pad(sizes.cumsum(0), (1, 0))
