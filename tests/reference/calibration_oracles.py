@@ -262,7 +262,7 @@ def smooth_calibration_error(
 
     def error(bandwidth):
         # images of t in the mirrors at 0 and 1: 2 j + t and 2 j − t, as far as the kernel reaches
-        reach = int(np.ceil(4 * bandwidth)) + 1
+        reach = int(np.ceil(4 * bandwidth))
         kernel = np.zeros((mesh, len(place)))
         for j in range(-reach, reach + 1):
             for image in (2 * j + t, 2 * j - t):

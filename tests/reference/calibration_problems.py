@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from temperance.calibration import metrics
 
-modest = settings(max_examples=50, deadline=None)
+modest = settings(max_examples=40, deadline=None)
 
 # Coarse, so that logits tie, rows are flat, and the softmax saturates. No row of these lies in
 # [0, 1] and sums to 1: it would look like probabilities.

@@ -45,9 +45,7 @@ def irm(logits, targets, weights, at, slope):
     blocks = []  # lowest and highest probability, hits, mass
     for value in sorted(pairs):
         blocks.append([value, value, *pairs[value]])
-        while len(blocks) > 1 and (
-            blocks[-2][2] / blocks[-2][3] >= blocks[-1][2] / blocks[-1][3]
-        ):
+        while len(blocks) > 1 and (blocks[-2][2] / blocks[-2][3] >= blocks[-1][2] / blocks[-1][3]):
             _, highest, hit, mass = blocks.pop()
             blocks[-1] = [blocks[-1][0], highest, blocks[-1][2] + hit, blocks[-1][3] + mass]
     position = [value for block in blocks for value in block[:2]]
@@ -115,5 +113,7 @@ def paired_standard_error(difference, weights, groups):
     mean = np.average(difference, weights=weights)
     total = 0.0
     for group in set(groups.tolist()):
-        total += sum(weights[i] * (difference[i] - mean) for i in np.flatnonzero(groups == group)) ** 2
+        total += (
+            sum(weights[i] * (difference[i] - mean) for i in np.flatnonzero(groups == group)) ** 2
+        )
     return np.sqrt(total) / sum(weights)

@@ -244,7 +244,7 @@ class Solution(NamedTuple):
 
 def _solve(rows: CalibrationRows, bounds: tuple[float, float], *, masked: bool) -> Solution:
     """The optimal temperature of rows that are not degenerate."""
-    start = 0.0
+    start, passes = 0.0, 0
     if len(rows.logits) > 4 * WARM_UP:
         # drawn, not the first ones: rows may come sorted by class or by confidence
         generator = torch.Generator().manual_seed(0)
@@ -253,8 +253,9 @@ def _solve(rows: CalibrationRows, bounds: tuple[float, float], *, masked: bool) 
         if look_at(few).degenerate_status(few.weights) is None:
             for some in (few, rows):
                 near = _newton(some, bounds, start, masked=masked, last_step=ROUGH_STEP, rough=True)
-                start = -math.log(near.temperature)
-    return _newton(rows, bounds, start, masked=masked, last_step=LAST_STEP)
+                start, passes = -math.log(near.temperature), passes + near.iterations
+    found = _newton(rows, bounds, start, masked=masked, last_step=LAST_STEP)
+    return found._replace(iterations=passes + found.iterations)
 
 
 def _newton(

@@ -161,8 +161,10 @@ def ace_floor_mean(logits: Float[Tensor, "rows classes"], *, n_ranges: int = 15)
     borders = torch.nn.functional.pad(size.cumsum(0), (1, 0))
     log_total = torch.cat([logits[part].double().logsumexp(1) for part in row_chunks(logits)])
     deviations = []
-    for columns in logits.split(max(1, CHUNK // len(logits)), dim=1):
-        ordered = (columns.double() - log_total[:, None]).exp().sort(0).values
+    step = max(1, CHUNK // len(logits))
+    for start in range(0, logits.shape[1], step):
+        columns = logits[:, start : start + step].double()
+        ordered = (columns - log_total[:, None]).exp().sort(0).values
         sums = torch.nn.functional.pad((ordered * (1 - ordered)).cumsum(0), (0, 0, 1, 0))
         variance = sums[borders].diff(dim=0).cpu().numpy()
         deviations.append(_mean_deviation(variance) / size[:, None].cpu().numpy())
@@ -288,4 +290,5 @@ def _floor(observed: float, values: NDArray[np.float64]) -> Floor:
 def _mean_deviation(variance: NDArray[np.float64]) -> NDArray[np.float64]:
     """E |X − E X| of the Poisson distribution of this variance (de Moivre)."""
     whole = np.floor(variance)
-    return 2 * np.exp(xlogy(whole + 1, variance) - variance - gammaln(whole + 1))
+    log_half: NDArray[np.float64] = xlogy(whole + 1, variance) - variance - gammaln(whole + 1)
+    return 2 * np.exp(log_half)

@@ -146,8 +146,7 @@ def debiased_interval_of(
     influence = 2 * gap[bin_of] * deviation + gap[bin_of].square() - plug_in
     if groups is None:
         own_pairs, own_squares = count, torch.bincount(bin_of, surplus.square())
-        noise = torch.bincount(bin_of, deviation.square()) * count / (count - 1).clamp(min=1)
-        covariance = noise.diag()
+        covariance = torch.bincount(bin_of, deviation.square()).diag()
     else:
         _, member = torch.unique(groups, return_inverse=True)
         member = member[order]
@@ -159,18 +158,22 @@ def debiased_interval_of(
 
         own_pairs = sums(torch.ones_like(surplus)).square().sum(0)
         own_squares = sums(surplus).square().sum(0)
-        covariance = sums(deviation).T @ sums(deviation) * units / (units - 1)
+        covariance = sums(deviation).T @ sums(deviation)
         influence = torch.bincount(member, influence)
+    # a bin that happens to hold no miss is not sure: it varies at least as with one
+    covariance.diagonal().clamp_(min=own_pairs / count)
     # per bin the mean of e_i e_j over pairs i ≠ j (of two groups), weighted by the bin's share
     pairs = count.square() - own_pairs
-    weight = torch.where(pairs > 0, count / len(surplus) / pairs.clamp(min=1), 0)
+    seen = pairs > 0
+    weight = torch.where(seen, count / len(surplus) / pairs.clamp(min=1), 0)
     square = float(weight @ (total.square() - own_squares))
-    constant = 2 * float(weight @ covariance.square() @ weight)
+    unbiased = weight * torch.where(seen, count.square() / pairs.clamp(min=1), 0)
+    constant = 2 * float(unbiased @ covariance.square() @ unbiased)
     # the variance of a U-statistic of order two; the part that grows with its mean, per unit of it
     rate = float(influence.square().sum()) / len(surplus) ** 2 / plug_in if plug_in > 0 else 0.0
     centre = square + Z95**2 * rate / 2
     half = Z95 * math.sqrt(max(constant + rate * square + (Z95 * rate / 2) ** 2, 0))
-    unseen = float(count[pairs == 0].sum()) / len(surplus)  # bins that say nothing of their gap
+    unseen = float(count[~seen].sum()) / len(surplus)  # bins that say nothing of their gap
     low, high = (min(max(end, 0), 1) for end in (centre - half, centre + half + unseen))
     return Interval(math.sqrt(low), math.sqrt(high))
 
@@ -180,8 +183,9 @@ def _equal_mass_bins(ordered: Float[Tensor, " rows"], n_bins: int) -> Int[Tensor
 
     Bins that all lose their rows so are left out.
     """
-    tie = torch.unique_consecutive(ordered, return_inverse=True)[1]
-    end = torch.bincount(tie).cumsum(0)
-    middle = (end - torch.bincount(tie) + end - 1) // 2
+    _, tie, size = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
+    end = size.cumsum(0)
+    middle = (end - size + end - 1) // 2
     block = equal_mass_blocks(len(ordered), n_bins).to(ordered.device)[middle][tie]
-    return torch.unique_consecutive(block, return_inverse=True)[1]
+    bin_of: Tensor = torch.unique_consecutive(block, return_inverse=True)[1]
+    return bin_of

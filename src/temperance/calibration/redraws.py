@@ -142,6 +142,7 @@ class LabelErrors:
         return drawn.clamp_(max=self.cumulative.shape[1] - 1)
 
     def __call__(self, labels: Int[Tensor, " rows"]) -> dict[str, float]:
+        """Each error."""
         labels = labels.long()
         cells = labels * self.n_bins + self.bins.gather(1, labels[:, None])[:, 0]
         hits = torch.bincount(cells, minlength=len(self.mass))
@@ -170,7 +171,9 @@ def _smooth_errors_on(cells: int, spectra: NDArray[np.float64]) -> NDArray[np.fl
 
     def error(bandwidth: NDArray[np.float64]) -> NDArray[np.float64]:
         kernel = np.exp(-decay * bandwidth[:, None] ** 2)
-        return np.abs(idct(spectra * kernel, type=2, norm="ortho")).sum(1)
+        smoothed = idct(spectra * kernel, type=2, norm="ortho")
+        sums: NDArray[np.float64] = np.abs(smoothed).sum(1)
+        return sums
 
     low = np.full(len(spectra), 8 / cells)
     high = error(low)  # it falls with the bandwidth: it equals it between these
@@ -179,7 +182,8 @@ def _smooth_errors_on(cells: int, spectra: NDArray[np.float64]) -> NDArray[np.fl
         middle = (low + high) / 2
         too_narrow = error(middle) > middle
         low, high = np.where(too_narrow, middle, low), np.where(too_narrow, high, middle)
-    return np.where(wide_enough, high, 0.0)
+    errors: NDArray[np.float64] = np.where(wide_enough, high, 0.0)
+    return errors
 
 
 def _borders(sizes: Int[Tensor, " blocks"]) -> Int[Tensor, " borders"]:

@@ -227,8 +227,7 @@ def _one_pass(
     scores = RowScores(*logits.new_empty((4, rows), dtype=torch.float64))
     surplus = logits.new_zeros(classes * n_bins, dtype=torch.float64)
     for chunk in softmax_chunks(logits):
-        labels = targets[chunk.part]
-        surplus += classwise_surplus(chunk.share / chunk.total[:, None], labels, n_bins=n_bins)
+        surplus += classwise_surplus(chunk, targets, n_bins=n_bins)  # scores overwrite its share
         for column, values in zip(scores, score_chunk(chunk, logits, targets), strict=True):
             column[chunk.part] = values
     return scores, surplus.view(classes, n_bins).abs().sum(1) / rows

@@ -76,9 +76,10 @@ every_metric = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 
 
 def test_every_public_metric_is_tried():
-    public = {
-        name for name in metrics.__all__ if inspect.isfunction(getattr(metrics, name))
-    } - {"check_groups", "check_logits"}
+    public = {name for name in metrics.__all__ if inspect.isfunction(getattr(metrics, name))} - {
+        "check_groups",
+        "check_logits",
+    }
     assert public == {name.split(",")[0] for name in METRICS}
 
 

@@ -11,7 +11,9 @@ from reference.calibration_problems import modest, problems
 from temperance.calibration.metrics import (
     accuracy,
     brier_score,
+    chunks,
     negative_log_likelihood,
+    scores,
     top_k_accuracy,
 )
 from temperance.errors import UserError
@@ -41,14 +43,21 @@ def test_top_k_accuracy_equals_the_oracle(problem, k):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_many_rows_equal_the_oracles(sampled, dtype):
-    logits, targets = sampled(rows=20_000, classes=20, dtype=dtype)
-    weights = torch.rand(20_000, generator=torch.Generator().manual_seed(1))
+    logits, targets = sampled(rows=5000, classes=20, dtype=dtype)
+    weights = torch.rand(5000, generator=torch.Generator().manual_seed(1))
     problem = logits.double(), targets, weights
     for metric in MEANS:
         expected = getattr(oracle, metric.__name__)(*problem)
         assert metric(logits, targets, weights) == pytest.approx(expected, rel=1e-12)
     expected = oracle.top_k_accuracy(*problem, k=3)
     assert top_k_accuracy(logits, targets, weights, k=3) == pytest.approx(expected, rel=1e-12)
+
+
+def test_chunks_do_not_change_the_scores_of_rows(monkeypatch, sampled):
+    problem = sampled(rows=53, classes=5)
+    whole = scores.score_rows(*problem)
+    monkeypatch.setattr(chunks, "CHUNK", 60)  # 12 rows at a time
+    torch.testing.assert_close(scores.score_rows(*problem), whole, rtol=0, atol=1e-14)
 
 
 def test_of_tied_logits_the_first_is_predicted():

@@ -19,25 +19,9 @@ from temperance.calibration.rows import CalibrationRows
 from temperance.config import Args, look_up
 
 ROWS_PER_NUMBER = 10
-STEPS = 10  # what an isotonic regression counts as: about so many steps say most of it
-
-
-def fitted_numbers(classes: int) -> dict[str, int]:
-    """How many numbers each method fits, the simplest first: the default candidates."""
-    return {
-        "temperature": 1,
-        "ensemble": 3,
-        "adaptive": 4,
-        "predicted-class": classes,
-        "vector": 2 * classes,
-        "platt": 2 * classes,
-        "beta": 3 * classes,
-        "dirichlet": classes * (classes + 1),
-        "matrix": classes * (classes + 1),
-        "irm": STEPS,
-        "isotonic": STEPS * classes,
-        "histogram": 15 * classes,
-    }
+STEPS = 10  # as which an isotonic regression counts: it has about that many
+TIE = 1e-6  # nats: less is a matter of when an optimiser stops
+MIX_CLASSES = ("matrix", "dirichlet")  # they refuse rows with masked classes
 
 
 class AutoArgs(Args):
@@ -70,7 +54,7 @@ class AutoCalibrator(Calibrator):
     et al. 1984, §3.4.3, on differences). All candidates meet the same folds, which keep groups
     together. The chosen one is fitted on all rows. `fit_report.notes` says what was chosen and why,
     with the numbers of every candidate. On degenerate rows the first candidate that is made for
-    them is taken, or the first of all, unusable.
+    them is taken (`mixture`, if it is one), or else the first of all, unusable.
 
     Costs as many fits of every candidate as there are folds.
 
@@ -91,7 +75,7 @@ class AutoCalibrator(Calibrator):
         self.choice = nn.ModuleDict()
         """The chosen calibrator under its name, which the keys of the state therefore hold."""
         for name in self.args.candidates or ():
-            _calibrator(name)
+            _candidate(name)
 
     @property
     def chosen(self) -> Calibrator:
@@ -117,23 +101,25 @@ class AutoCalibrator(Calibrator):
         """Take over the factor, the fit and the chosen calibrator; its tensors before or after."""
         super().restore(record)
         chosen = record["chosen"]
-        calibrator = _calibrator(chosen["name"], **chosen["settings"])
+        calibrator = _candidate(chosen["name"])(**chosen["settings"])
         if chosen["name"] in self.choice:
             calibrator.load_state_dict(self.choice[chosen["name"]].state_dict())
         calibrator.restore(chosen)
         self._take(calibrator)
 
+    @torch.no_grad()
     def _fit_rows(self, rows: CalibrationRows) -> FitReport:
-        names = self.args.candidates or default_candidates(*rows.logits.shape)
-        status = look_at(rows).degenerate_status(rows.weights)
-        compared: dict[str, Comparison] = {}
-        if status is not None:
-            made_for_it = (name for name in names if status in _calibrator(name).handles)
-            chosen, why = next(made_for_it, names[0]), f"the rows are {status}: nothing to compare"
-        elif compared := self._compare(names, rows):
+        raw = look_at(rows)
+        status = raw.degenerate_status(rows.weights)
+        names = self.args.candidates or default_candidates(*rows.logits.shape, masked=raw.masked)
+        compared = self._compare(names, rows) if status is None else {}
+        able = [name for name in names if status is None or status in _candidate(name).handles]
+        if compared:
             chosen, why = _simplest_of_the_best(compared)
+        elif able:
+            chosen, why = able[0], "there is nothing to compare it with, or on"
         else:
-            chosen, why = names[0], "there is nothing to compare it with, or on"
+            chosen, why = names[0], f"no candidate can be fitted, since the rows are {status}"
         fitted = _fitted(chosen, rows)
         self._take(fitted)
         assert fitted.fit_report is not None
@@ -177,33 +163,50 @@ class AutoCalibrator(Calibrator):
             key.removeprefix(start).split(".")[0] for key in state_dict if key.startswith(start)
         }
         for name in names - set(self.choice):
-            self._take(_calibrator(name))
+            self._take(_candidate(name)())
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def default_candidates(rows: int, classes: int) -> tuple[str, ...]:
-    """Temperature, and what fits at most one number for every 10 rows.
+def default_candidates(rows: int, classes: int, *, masked: bool = False) -> tuple[str, ...]:
+    """Temperature, and what fits at most one number for every 10 rows; the simplest first.
+
+    Args:
+        masked: whether there are masked classes, which some cannot take.
 
     Examples:
         >>> default_candidates(100, 10)
         ('temperature', 'ensemble', 'adaptive', 'predicted-class', 'irm')
     """
-    affordable = rows / ROWS_PER_NUMBER
+    affordable = max(1, rows // ROWS_PER_NUMBER)
+    numbers = {
+        "temperature": 1,
+        "ensemble": 3,
+        "adaptive": 3,
+        "predicted-class": classes,
+        "vector": 2 * classes,
+        "platt": 2 * classes,
+        "beta": 3 * classes,
+        "matrix": classes * (classes + 1),
+        "dirichlet": classes * (classes + 1),
+        "irm": STEPS,
+        "isotonic": STEPS * classes,
+        "histogram": 15 * classes,
+    }
+    refused = MIX_CLASSES if masked else ()
     return tuple(
-        name for name, numbers in fitted_numbers(classes).items() if numbers <= max(affordable, 1)
+        name for name, count in numbers.items() if count <= affordable and name not in refused
     )
 
 
-def _calibrator(name: str, **settings: Any) -> Calibrator:
-    """A candidate, not fitted."""
-    from temperance.calibration.calibrators import CALIBRATORS  # which lists this module
+def _candidate(name: str) -> type[Calibrator]:
+    from temperance.calibration.calibrators import CALIBRATORS  # which imports this module
 
     candidates = {key: cls for key, cls in CALIBRATORS.items() if key != AutoCalibrator.name}
-    return look_up("candidate", name, candidates)(**settings)
+    return look_up("candidate", name, candidates)
 
 
 def _fitted(name: str, rows: CalibrationRows) -> Calibrator:
-    calibrator = _calibrator(name)
+    calibrator = _candidate(name)()
     calibrator.fit_report = calibrator._fit_rows(rows)
     return calibrator
 
@@ -223,7 +226,7 @@ def _simplest_of_the_best(compared: Mapping[str, Comparison]) -> tuple[str, str]
     """The first candidate that is at most one standard error above the best, and the reason."""
     best = min(compared, key=lambda name: compared[name].difference)
     chosen = next(
-        name for name, other in compared.items() if other.difference <= other.standard_error
+        name for name, other in compared.items() if other.difference <= other.standard_error + TIE
     )
     nll, difference, error = compared[chosen]
     if chosen == best:

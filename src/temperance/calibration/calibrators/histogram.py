@@ -14,7 +14,7 @@ from temperance.calibration.calibrators.base import Calibrator, Solved
 from temperance.calibration.calibrators.frequencies import by_rows, class_columns, sloped
 from temperance.config import Args
 
-ROUNDING = 1e-12  # relative; by so much a sum of weights may miss the border of a bin
+ROUNDING = 1e-6  # relative: float32 weights may miss the border of a bin by so much
 
 
 class HistogramArgs(Args):
@@ -33,10 +33,11 @@ class HistogramArgs(Args):
 class HistogramBinning(Calibrator):
     """How often class k was right in the bin of its probability, normalised over the classes.
 
-    Zadrozny & Elkan 2001, §3.3, class by class as in Zadrozny & Elkan 2002, §5. A bin holds
-    lower < p ≤ upper, the first also 0, when fitting as when applying; borders of equal-mass bins
-    lie midway between two rows. slope · p is added to the frequency, so that no class becomes
-    impossible where its bin held no target.
+    Zadrozny & Elkan 2001 (binning), 2002 (class by class). A bin holds lower < p ≤ upper, the first
+    also 0, when fitting as when applying; borders of equal-mass bins lie midway between two rows.
+    slope · p is added to the frequency, so that no class becomes impossible where its bin held no
+    target. A pseudo-count would do that, too, but weights are relative: they say nothing about how
+    many rows a bin holds.
 
     Examples:
         >>> logits = torch.tensor([[3.0, 0.0]]).expand(100, 2)
@@ -59,6 +60,7 @@ class HistogramBinning(Calibrator):
         self.register_buffer("border", torch.empty(0, dtype=torch.float64))
         self.register_buffer("frequency", torch.empty(0, dtype=torch.float64))
 
+    @torch.no_grad()
     def solve(
         self,
         logits: Float[Tensor, "rows classes"],

@@ -29,7 +29,7 @@ class IRMArgs(Args):
 class IRM(Calibrator):
     """One increasing function of every class's probability, normalised over the classes.
 
-    Zhang, Kailkhura & Han 2020, §3.2: isotonic regression of 1[y = k] on p_k over the pairs of all
+    Zhang, Kailkhura & Han 2020 (ICML): isotonic regression of 1[y = k] on p_k over the pairs of all
     rows and classes, plus slope · p, which makes it strictly increasing: the order of the classes
     stays. Where a pair of classes would round to a tie, the predicted one is raised by a rounding
     unit. Below the lowest probability that a target had, the slope is all there is: the authors'
@@ -61,6 +61,7 @@ class IRM(Calibrator):
         self.register_buffer("frequency", torch.empty(0, dtype=torch.float64))
         self.register_buffer("classes", torch.tensor(0))
 
+    @torch.no_grad()
     def solve(
         self,
         logits: Float[Tensor, "rows classes"],

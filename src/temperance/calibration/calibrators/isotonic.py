@@ -28,7 +28,7 @@ class IsotonicArgs(Args):
 class IsotonicRegression(Calibrator):
     """A non-decreasing function of each class's probability, normalised over the classes.
 
-    Zadrozny & Elkan 2002, §4 and §5; linear between the steps, as in scikit-learn. slope · p is
+    Zadrozny & Elkan 2002; linear between the steps, as in scikit-learn. slope · p is
     added to the frequency: where the regression says 0, a class keeps a share of what it had
     instead of becoming impossible, and no two rows become the same.
 
@@ -53,6 +53,7 @@ class IsotonicRegression(Calibrator):
         self.register_buffer("position", torch.empty(0, dtype=torch.float64))
         self.register_buffer("frequency", torch.empty(0, dtype=torch.float64))
 
+    @torch.no_grad()
     def solve(
         self,
         logits: Float[Tensor, "rows classes"],

@@ -61,6 +61,7 @@ class UniformMixture(Calibrator):
         self.register_buffer("weight", torch.tensor(0.0, dtype=torch.float64))
         self.register_buffer("classes", torch.tensor(0))
 
+    @torch.no_grad()
     def solve(
         self,
         logits: Float[Tensor, "rows classes"],

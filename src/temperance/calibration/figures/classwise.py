@@ -113,7 +113,11 @@ def classwise_grid(
         ax.set_ylabel("frequency (%)", fontsize=size)
     for ax in left_over:
         ax.set_axis_off()
-    cells = {_cell(ax): ax for ax in drawn}
+    cells = {}
+    for ax in drawn:
+        spec = ax.get_subplotspec()
+        if spec is not None:  # axes that were placed freely keep their labels
+            cells[spec.rowspan.start, spec.colspan.start] = ax
     for (row, column), ax in cells.items():
         if (row + 1, column) in cells:
             ax.set_xlabel("")
@@ -123,9 +127,3 @@ def classwise_grid(
             ax.tick_params(labelleft=False)
             strips[ax].set_visible(False)
     return drawn
-
-
-def _cell(ax: Axes) -> tuple[int, int]:
-    """Row and column in the grid of axes."""
-    spec = ax.get_subplotspec()
-    return spec.rowspan.start, spec.colspan.start

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:  # matplotlib takes a second to import, and many never draw
     from matplotlib.axes import Axes
     from matplotlib.text import Text
 
-# Okabe & Ito 2008: told apart by colour-blind readers too, and in grey by the hatch
+# Okabe & Ito 2008: told apart by colour-blind readers too
 OVER_CONFIDENT = "#D55E00"
 UNDER_CONFIDENT = "#0072B2"
-UNDER_HATCH = "///"
 INK = "#333333"
 CHANCE = "#d9d9d9"
 ROWS = "#aaaaaa"
+CLEAR, PALE = 0.9, 0.45  # alpha of what chance does not do, and of what it may do
 STRIP_FLOOR, STRIP_HEIGHT = -0.26, 0.16  # of the rows, on the accuracy axis
 
 
@@ -28,6 +28,17 @@ def text_size(ax: Axes) -> float:
     """Points at which the lines on top fit over the axes, 6 to 9: a layout may narrow them yet."""
     width = ax.bbox.width * 72 / ax.figure.dpi
     return float(np.clip(width / 26, 6, 9))
+
+
+def paint(*, over: bool, alpha: float = CLEAR) -> dict[str, Any]:
+    """How an over-confident area is filled, or an under-confident one: hatched, to tell in grey."""
+    return {
+        "facecolor": OVER_CONFIDENT if over else UNDER_CONFIDENT,
+        "edgecolor": "white",
+        "hatch": None if over else "///",
+        "linewidth": 0,
+        "alpha": alpha,
+    }
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -67,7 +78,7 @@ def write_header(
         frameon=False,
     ).get_title().set_color(INK)
     height = (1.3 * len(lines) + 2.1) * size
-    ax.set_title(title or "", fontsize=1.2 * size, loc="left", pad=gap + height)
+    ax.set_title(title or "", fontsize=1.2 * size, loc="left", pad=gap + height, parse_math=False)
 
 
 def direction_handles(error: CalibrationError, digits: int = 1) -> list[Artist]:
@@ -75,14 +86,8 @@ def direction_handles(error: CalibrationError, digits: int = 1) -> list[Artist]:
     from matplotlib.patches import Patch
 
     return [
-        Patch(facecolor=OVER_CONFIDENT, label=f"over {100 * error.over:.{digits}f}"),
-        Patch(
-            facecolor=UNDER_CONFIDENT,
-            edgecolor="white",
-            linewidth=0,
-            hatch=UNDER_HATCH,
-            label=f"under {100 * error.under:.{digits}f}",
-        ),
+        Patch(**paint(over=True), label=f"over {100 * error.over:.{digits}f}"),
+        Patch(**paint(over=False), label=f"under {100 * error.under:.{digits}f}"),
         Patch(facecolor=CHANCE, label="95 % by chance"),
     ]
 

@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from temperance.calibration.figures.look import (
     CHANCE,
+    CLEAR,
     INK,
-    OVER_CONFIDENT,
+    PALE,
     ROWS,
     STRIP_FLOOR,
     STRIP_HEIGHT,
-    UNDER_CONFIDENT,
-    UNDER_HATCH,
     direction_handles,
     draw_frame,
     label_strip,
+    paint,
     percent,
     signed_points,
     text_size,
@@ -96,9 +95,12 @@ def consistency_band(bins: ReliabilityBins) -> Float[NDArray[np.float64], "2 bin
         >>> consistency_band(bins).ravel().tolist()
         [0.4, 0.6]
     """
+    from scipy.stats import binom  # takes a second to import
+
     chance = bins.confidence.clip(0, 1)  # a mean of ones may round above 1
     with np.errstate(invalid="ignore"):
-        return binom.ppf([[0.025], [0.975]], bins.count, chance) / bins.count
+        band: NDArray[np.float64] = binom.ppf([[0.025], [0.975]], bins.count, chance) / bins.count
+    return band
 
 
 # What a diagram is made of; shared with the class-wise grid.
@@ -119,22 +121,15 @@ def draw_bins(ax: Axes, bins: ReliabilityBins, fullest: float | None = None) -> 
 
     ax.bar(centre, high - low, bottom=low, width=width, color=CHANCE, zorder=1)
     beyond = (accuracy < low) | (accuracy > high)
-    for direction, colour, hatch in (
-        (confidence > accuracy, OVER_CONFIDENT, None),
-        (confidence < accuracy, UNDER_CONFIDENT, UNDER_HATCH),
-    ):
-        for chosen, alpha in ((direction & beyond, 0.9), (direction & ~beyond, 0.45)):
+    for over, direction in ((True, confidence > accuracy), (False, confidence < accuracy)):
+        for chosen, alpha in ((direction & beyond, CLEAR), (direction & ~beyond, PALE)):
             ax.bar(
                 centre[chosen],
                 (confidence - accuracy)[chosen],
                 bottom=accuracy[chosen],
                 width=width,
-                facecolor=colour,
-                edgecolor="white",
-                linewidth=0,
-                hatch=hatch,
-                alpha=alpha,
                 zorder=2,
+                **paint(over=over, alpha=alpha),
             )
     ax.hlines(accuracy, centre - width / 2, centre + width / 2, color=INK, linewidth=1.8, zorder=3)
 
@@ -159,4 +154,5 @@ def draw_bins(ax: Axes, bins: ReliabilityBins, fullest: float | None = None) -> 
 
 def rows_share(bins: ReliabilityBins) -> Float[NDArray[np.float64], " bins"]:
     """Each bin's share of the rows."""
-    return bins.count / bins.count.sum()
+    share: NDArray[np.float64] = bins.count / bins.count.sum()
+    return share

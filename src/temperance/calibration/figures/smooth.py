@@ -14,16 +14,18 @@ from torch import Tensor
 
 from temperance.calibration.figures.look import (
     CHANCE,
+    CLEAR,
     INK,
     OVER_CONFIDENT,
+    PALE,
     ROWS,
     STRIP_FLOOR,
     STRIP_HEIGHT,
     UNDER_CONFIDENT,
-    UNDER_HATCH,
     direction_handles,
     draw_frame,
     label_strip,
+    paint,
     percent,
     signed_points,
     write_header,
@@ -147,23 +149,9 @@ def smooth_reliability(ax: Axes, curve: SmoothReliability, *, title: str | None 
     x, y, low, high = curve.confidence, curve.accuracy, curve.low, curve.high
     ax.fill_between(x, low, high, color=CHANCE, linewidth=1, zorder=1)
     beyond = (y < low) | (y > high)
-    for direction, colour, hatch in (
-        (y < x, OVER_CONFIDENT, None),
-        (y > x, UNDER_CONFIDENT, UNDER_HATCH),
-    ):
-        for where, alpha in ((direction & beyond, 0.9), (direction & ~beyond, 0.45)):
-            ax.fill_between(
-                x,
-                x,
-                y,
-                where=where,
-                facecolor=colour,
-                edgecolor="white",
-                linewidth=0,
-                hatch=hatch,
-                alpha=alpha,
-                zorder=2,
-            )
+    for over, direction in ((True, y < x), (False, y > x)):
+        for where, alpha in ((direction & beyond, CLEAR), (direction & ~beyond, PALE)):
+            ax.fill_between(x, x, y, where=where, zorder=2, **paint(over=over, alpha=alpha))
     width = 1 + 3 * np.sqrt(curve.density / curve.density.max())
     line = np.stack([x, y], axis=1)
     pieces = LineCollection(
@@ -175,11 +163,10 @@ def smooth_reliability(ax: Axes, curve: SmoothReliability, *, title: str | None 
         zorder=3,
     )
     ax.add_collection(pieces)
-    # of a curve whose confidences are all equal, a point and a stick are what there is to see
-    most = int(curve.density.argmax())
-    colour = OVER_CONFIDENT if y[most] < x[most] else UNDER_CONFIDENT
-    ax.vlines(x[most], y[most], x[most], color=colour, linewidth=1.5, zorder=2)
-    ax.plot(x[most], y[most], "o", color=INK, markersize=4, zorder=3, clip_on=False)
+    if x[-1] - x[0] < 1 / POINTS:  # all confidences are equal: neither curve nor area to be seen
+        colour = OVER_CONFIDENT if y[0] < x[0] else UNDER_CONFIDENT
+        ax.vlines(x[0], y[0], x[0], color=colour, linewidth=3, zorder=2)
+        ax.plot(x[0], y[0], "o", color=INK, markersize=5, clip_on=False, zorder=3)
 
     cells = len(curve.count)
     height = STRIP_HEIGHT * curve.count / curve.count.max()

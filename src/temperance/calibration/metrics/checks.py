@@ -10,7 +10,7 @@ from torch import Tensor
 
 from temperance.errors import UserError
 
-SUMS_TO_ONE = 1e-3  # how far rows of half-precision probabilities are off
+SUMS_TO_ONE = 1e-3  # how far rows of float16 probabilities are off
 
 
 def check_logits(
@@ -118,7 +118,7 @@ def _check_soft(logits: Tensor, targets: Tensor) -> None:
             f"must be of shape {tuple(logits.shape)} if soft, not {describe_tensor(targets)}",
             where="targets",
         )
-    off = (targets.sum(1) - 1).abs() > SUMS_TO_ONE
+    off = (targets.sum(1) - 1).abs() > max(SUMS_TO_ONE, torch.finfo(targets.dtype).eps)
     if (row := _first(~(targets >= 0).all(1) | off)) is not None:
         raise UserError(
             f"row {row} is no distribution: soft targets are ≥ 0 and sum to 1", where="targets"
@@ -144,7 +144,8 @@ def _check_weights(weights: Tensor, rows: int) -> None:
 
 def _look_like_probabilities(logits: Tensor) -> bool:
     inside = bool(logits.amin() >= 0) and bool(logits.amax() <= 1)
-    return inside and bool(((logits.float().sum(1) - 1).abs() <= SUMS_TO_ONE).all())
+    off = torch.finfo(torch.bfloat16).eps  # they may have been widened since
+    return inside and bool(((logits.float().sum(1) - 1).abs() <= off).all())
 
 
 def _first(bad: Tensor) -> int | None:

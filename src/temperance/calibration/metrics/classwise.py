@@ -8,7 +8,7 @@ from torch import Tensor
 
 from temperance.calibration.metrics.bins import bin_index, check_bins
 from temperance.calibration.metrics.checks import check_logits
-from temperance.calibration.metrics.chunks import softmax_chunks
+from temperance.calibration.metrics.chunks import SoftmaxChunk, softmax_chunks
 from temperance.calibration.metrics.scores import Targets
 
 
@@ -45,15 +45,13 @@ def classwise_errors(
     check_bins(n_bins)
     surplus = torch.zeros(logits.shape[1] * n_bins, dtype=torch.float64, device=logits.device)
     for chunk in softmax_chunks(logits):
-        share = None if weights is None else weights[chunk.part].double()
-        probabilities = chunk.share.div_(chunk.total[:, None])
-        surplus += classwise_surplus(probabilities, targets[chunk.part], share, n_bins=n_bins)
+        surplus += classwise_surplus(chunk, targets, weights, n_bins=n_bins)
     total = len(logits) if weights is None else weights.double().sum()
     return surplus.view(-1, n_bins).abs().sum(1) / total
 
 
 def classwise_surplus(
-    probabilities: Float[Tensor, "rows classes"],
+    chunk: SoftmaxChunk,
     targets: Targets,
     weights: Float[Tensor, " rows"] | None = None,
     *,
@@ -63,22 +61,25 @@ def classwise_surplus(
 
     A row has fewer than M probabilities above 1 / M: only these are looked at one by one, and
     what is left of a class's sum belongs to its first bin.
+
+    Args:
+        targets, weights: of all rows, not of the chunk's alone.
     """
-    classes = probabilities.shape[1]
-    surplus = torch.zeros((classes, n_bins), dtype=torch.float64, device=probabilities.device)
-    total = probabilities.sum(0) if weights is None else weights @ probabilities
-    row, column = (probabilities > 1 / n_bins).nonzero(as_tuple=True)
-    value = probabilities[row, column]
+    share, total, labels = chunk.share, chunk.total, targets[chunk.part]
+    weight = torch.ones_like(total) if weights is None else weights[chunk.part].double()
+    cells = share.shape[1] * n_bins
+    nearly = total * ((1 - 1e-9) / n_bins)  # not to miss one by rounding: bin_index is exact
+    row, column = (share > nearly[:, None]).nonzero(as_tuple=True)
+    value = share[row, column] / total[row]
     cell = column * n_bins + bin_index(value, n_bins)
-    weighted = value if weights is None else value * weights[row]
-    surplus += torch.bincount(cell, weighted, minlength=surplus.numel()).view_as(surplus)
-    surplus[:, 0] += total - surplus.sum(1)
-    if targets.ndim == 2:
-        row, label = targets.nonzero(as_tuple=True)
-        hit = targets[row, label].double()
+    surplus = torch.zeros((share.shape[1], n_bins), dtype=torch.float64, device=share.device)
+    surplus += torch.bincount(cell, value * weight[row], minlength=cells).view_as(surplus)
+    surplus[:, 0] += (weight / total) @ share - surplus.sum(1)
+    if labels.ndim == 2:
+        row, column = labels.nonzero(as_tuple=True)
+        hit = labels[row, column].double() * weight[row]
     else:
-        row, label = torch.arange(len(targets), device=targets.device), targets.long()
-        hit = torch.ones_like(row, dtype=torch.float64)
-    cell = label * n_bins + bin_index(probabilities[row, label], n_bins)
-    hit = hit if weights is None else hit * weights[row]
-    return surplus.flatten() - torch.bincount(cell, hit, minlength=surplus.numel())
+        row, column = torch.arange(len(labels), device=labels.device), labels.long()
+        hit = weight
+    cell = column * n_bins + bin_index(share[row, column] / total[row], n_bins)
+    return surplus.flatten() - torch.bincount(cell, hit, minlength=cells)

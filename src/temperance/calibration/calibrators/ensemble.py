@@ -1,0 +1,113 @@
+"""Ensemble temperature scaling (ETS): three answers, mixed (Zhang, Kailkhura & Han 2020)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from temperance.calibration.calibrators.applying import check_class_count, narrowed, widened
+from temperance.calibration.calibrators.base import Calibrator, Solved
+from temperance.calibration.calibrators.newton import Derivatives, minimise
+from temperance.calibration.calibrators.row_likelihoods import (
+    common_temperature,
+    row_likelihoods,
+    shares,
+)
+from temperance.config import Args
+
+DAMPING = 1e-10  # of the curvature, which is singular where T = 1
+
+
+class EnsembleArgs(Args):
+    """Ensemble temperature scaling."""
+
+    name: Literal["ensemble"] = "ensemble"
+
+
+class EnsembleTemperatureScaling(Calibrator):
+    """w₁ · softmax(z / T) + w₂ · softmax(z) + w₃ · uniform, with w ≥ 0 summing to 1.
+
+    T is the calibration temperature, fitted first; then w minimises the NLL, a convex problem whose
+    optimum is no worse than T alone. (The paper allows the NLL or the squared error; its published
+    code takes the latter.) Uniform is over the classes that are not masked.
+
+    Examples:
+        >>> logits = torch.tensor([[4.0, 0.0, 0.0]]).expand(100, 3)
+        >>> calibrator = EnsembleTemperatureScaling().fit(logits, (torch.arange(100) % 4) // 2)
+        >>> round(float(calibrator(logits)[0].exp()[0]), 3)
+        0.5
+    """
+
+    name = "ensemble"
+    args_class = EnsembleArgs
+    keeps_argmax = True
+    temperature: Tensor
+    mixture: Tensor
+    """w, of the three answers."""
+    classes: Tensor
+
+    def __init__(self, args: EnsembleArgs | None = None, **values: Any) -> None:
+        super().__init__(args, **values)
+        self.register_buffer("temperature", torch.empty(0, dtype=torch.float64))
+        self.register_buffer("mixture", torch.empty(0, dtype=torch.float64))
+        self.register_buffer("classes", torch.empty(0, dtype=torch.int64))
+
+    @torch.no_grad()
+    def solve(
+        self,
+        logits: Float[Tensor, "rows classes"],
+        targets: Int[Tensor, " rows"],
+        weights: Float[Tensor, " rows"] | None,
+    ) -> Solved:
+        """T, then w by Newton's method; EM needs 1e5 steps where T is near 1."""
+        temperature = common_temperature(logits, targets, weights)
+        share = shares(weights, logits)
+        unit = torch.zeros_like(share)  # log T = 0
+        log_likelihoods = torch.stack(
+            [
+                -row_likelihoods(logits, targets, unit + math.log(temperature)).nll,
+                -row_likelihoods(logits, targets, unit).nll,
+                _log_uniform(logits)[:, 0].double(),
+            ],
+            1,
+        )
+        # only ratios matter, and these do not underflow all at once
+        likelihood = (log_likelihoods - log_likelihoods.amax(1, keepdim=True)).exp()
+
+        def derivatives(mixture: Float[Tensor, "1 answers"]) -> Derivatives:
+            """Of NLL + Σ w: its minimum over w ≥ 0 sums to 1 by itself (Kim et al. 2020)."""
+            mixed = likelihood @ mixture[0]
+            relative = likelihood / mixed[:, None]
+            curvature = relative.T @ (share[:, None] * relative)
+            return Derivatives(
+                (mixture.sum() - share @ mixed.log())[None],
+                (1 - share @ relative)[None],
+                (curvature + DAMPING * torch.eye(3).to(curvature))[None],
+            )
+
+        start = share.new_full((1, 3), 1 / 3)
+        found = minimise(derivatives, start, lowest=share.new_zeros(3))
+        self.temperature = share.new_tensor(temperature)
+        self.mixture = found.parameters[0] / found.parameters.sum()
+        self.classes = torch.tensor(logits.shape[1], device=logits.device)
+        return Solved(found.iterations, "converged" if found.converged else "at_bound")
+
+    def calibrate(self, logits: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
+        """Log-probabilities."""
+        check_class_count(logits, int(self.classes))
+        wide = widened(logits)
+        tempered = (wide / self.temperature.to(wide)).log_softmax(1)
+        answers = torch.stack([tempered, wide.log_softmax(1), _log_uniform(wide)], -1)
+        mixed = (answers + self.mixture.to(wide).log()).logsumexp(-1)
+        # rounding may put a neighbour above the predicted class
+        mixed.scatter_(1, wide.argmax(1, keepdim=True), mixed.amax(1, keepdim=True))
+        return narrowed(mixed, logits)
+
+
+def _log_uniform(logits: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
+    """Log-probabilities, equal for all classes that are not masked."""
+    return torch.where(logits == -torch.inf, logits, 0).log_softmax(1)
