@@ -166,15 +166,18 @@ def debiased_interval_of(
     pairs = count.square() - own_pairs
     seen = pairs > 0
     weight = torch.where(seen, count / len(surplus) / pairs.clamp(min=1), 0)
-    square = float(weight @ (total.square() - own_squares))
+    square = max(float(weight @ (total.square() - own_squares)), 0)
     unbiased = weight * torch.where(seen, count.square() / pairs.clamp(min=1), 0)
     constant = 2 * float(unbiased @ covariance.square() @ unbiased)
-    # the variance of a U-statistic of order two; the part that grows with its mean, per unit of it
+    # an estimate of x has the variance constant + rate · x: the ends are the roots in x of
+    # (square − x)² = z² (constant + rate · x), an estimate below 0 counting as 0
     rate = float(influence.square().sum()) / len(surplus) ** 2 / plug_in if plug_in > 0 else 0.0
-    centre = square + Z95**2 * rate / 2
-    half = Z95 * math.sqrt(max(constant + rate * square + (Z95 * rate / 2) ** 2, 0))
+    half_sum = square + Z95**2 * rate / 2
+    product = square**2 - Z95**2 * constant
+    high = half_sum + math.sqrt(half_sum**2 - product)
+    low = product / high if high > 0 else 0.0
     unseen = float(count[~seen].sum()) / len(surplus)  # bins that say nothing of their gap
-    low, high = (min(max(end, 0), 1) for end in (centre - half, centre + half + unseen))
+    low, high = max(low, 0), min(high + unseen, 1)
     return Interval(math.sqrt(low), math.sqrt(high))
 
 

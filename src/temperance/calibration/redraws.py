@@ -63,19 +63,29 @@ def correlation_of_hits(
 ) -> float:
     """How hits of a group correlate, within bins of confidence, in 0..1.
 
-    From pairs of rows of one group in one bin: products of their deviations from the bin's
-    accuracy, against its variance. Miscalibration of the bin does not count.
+    From products of confidence − hit over pairs of rows of one group in one bin, less what pairs
+    of two groups give: miscalibration of the bin, which every pair shares, does not count.
     """
+    surplus = confidence - hit
     bin_of = bin_index(confidence, n_bins)
     _, member = torch.unique(groups, return_inverse=True)
-    accuracy = torch.bincount(bin_of, hit, n_bins) / torch.bincount(bin_of, minlength=n_bins)
-    deviation = hit - accuracy[bin_of]
-    cell = member * n_bins + bin_of
-    products = torch.bincount(cell, deviation).square().sum() - deviation.square().sum()
-    others = torch.bincount(cell)[cell] - 1  # with how many rows each forms a pair
-    variance = accuracy * (1 - accuracy)
-    expected = (others * variance[bin_of]).sum()
-    return float((products / expected).clamp(0, 1)) if expected > 0 else 0.0
+    cells, cell = torch.unique(member * n_bins + bin_of, return_inverse=True)
+
+    def sums(values: Float[Tensor, " rows"]) -> tuple[Tensor, Tensor]:
+        """Per bin: over pairs of one group, over pairs of two groups."""
+        of_cell = torch.bincount(cell, values).square()
+        of_cells = torch.bincount(cells % n_bins, of_cell, n_bins)
+        own = torch.bincount(bin_of, values.square(), n_bins)
+        return of_cells - own, torch.bincount(bin_of, values, n_bins).square() - of_cells
+
+    together, apart = sums(surplus)
+    pairs_together, pairs_apart = sums(torch.ones_like(surplus))
+    squared_gap = apart / pairs_apart.clamp(min=1)
+    mean_square = torch.bincount(bin_of, surplus.square(), n_bins)
+    mean_square /= torch.bincount(bin_of, minlength=n_bins).clamp(min=1)
+    covariance = (together - pairs_together * squared_gap).sum()
+    variance = (pairs_together * (mean_square - squared_gap)).sum()
+    return float((covariance / variance).clamp(0, 1)) if variance > 0 else 0.0
 
 
 class TopLabelErrors:

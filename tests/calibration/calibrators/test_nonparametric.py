@@ -90,7 +90,7 @@ def solved(make, *rows):
 
 
 @every_counting_method
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(tied, st.randoms(use_true_random=False))
 def test_ties_order_and_weights(make, rows, random):
     logits, targets, weights = tensors(rows)
@@ -106,7 +106,7 @@ def test_ties_order_and_weights(make, rows, random):
 
 
 @every_method
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(tied, st.sampled_from([torch.bfloat16, torch.float16, torch.float32, torch.float64]))
 def test_log_probabilities_that_keep_what_they_promise(make, rows, dtype):
     logits, targets, _ = tensors(rows)
@@ -224,7 +224,7 @@ def test_more_bins_than_rows_and_one_bin():
 # isotonic regression
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 8), st.booleans(), st.integers(1, 4)), min_size=1, max_size=30

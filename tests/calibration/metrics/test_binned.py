@@ -22,7 +22,7 @@ from temperance.calibration.metrics.bins import bin_index, equal_mass, equal_wid
 from temperance.errors import UserError
 
 events = st.sampled_from(["top_label", "positive"])
-n_bins = st.sampled_from([1, 2, 3, 4, 7, 10, 15, 25, 40])
+bin_counts = st.sampled_from([1, 2, 3, 4, 7, 10, 15, 25, 40])
 tight = {"rel": 1e-12, "abs": 1e-12}
 
 
@@ -34,7 +34,7 @@ def problems_with_event(draw, **options):
 
 
 @modest
-@given(problems_with_event(soft=True, weighted=True), n_bins)
+@given(problems_with_event(soft=True, weighted=True), bin_counts)
 def test_equal_width_equals_the_oracles(drawn, n_bins):
     problem, event = drawn
     for metric in (
@@ -47,7 +47,7 @@ def test_equal_width_equals_the_oracles(drawn, n_bins):
 
 
 @modest
-@given(problems_with_event(soft=True), n_bins)
+@given(problems_with_event(soft=True), bin_counts)
 def test_equal_mass_equals_the_oracle(drawn, n_bins):
     (logits, targets, _), event = drawn
     options = {"n_bins": n_bins, "binning": "equal_mass", "event": event}
@@ -57,7 +57,7 @@ def test_equal_mass_equals_the_oracle(drawn, n_bins):
 
 
 @modest
-@given(problems_with_event(), n_bins)
+@given(problems_with_event(), bin_counts)
 def test_debiased_error_equals_the_oracle(drawn, n_bins):
     (logits, targets, _), event = drawn
     expected = oracle.debiased_calibration_error(logits, targets, n_bins=n_bins, event=event)
@@ -67,7 +67,7 @@ def test_debiased_error_equals_the_oracle(drawn, n_bins):
 
 
 @modest
-@given(problems(weighted=True), n_bins, st.integers(1, 6))
+@given(problems(weighted=True), bin_counts, st.integers(1, 6))
 def test_top_k_error_equals_the_oracle(problem, n_bins, k):
     k = min(k, problem.logits.shape[1])
     expected = oracle.top_k_calibration_error(*problem, k=k, n_bins=n_bins)
@@ -80,7 +80,7 @@ def test_top_k_error_equals_the_oracle(problem, n_bins, k):
 
 
 @modest
-@given(problems(), n_bins)
+@given(problems(), bin_counts)
 def test_reliability_bins_equal_the_oracle(problem, n_bins):
     logits, targets, _ = problem
     bins = reliability_bins(logits, targets, n_bins)
@@ -94,7 +94,7 @@ def test_reliability_bins_equal_the_oracle(problem, n_bins):
 
 
 @modest
-@given(problems(soft=True, weighted=True), n_bins)
+@given(problems(soft=True, weighted=True), bin_counts)
 def test_over_and_under_add_up_to_the_error_and_differ_by_the_signed_gap(problem, n_bins):
     logits, targets, weights = problem
     confidence, _ = oracle.top_label(logits, targets)
@@ -110,7 +110,7 @@ def test_over_and_under_add_up_to_the_error_and_differ_by_the_signed_gap(problem
 
 
 @modest
-@given(problems(weighted=True), n_bins)
+@given(problems(weighted=True), bin_counts)
 def test_the_norms_are_in_order(problem, n_bins):
     mean = expected_calibration_error(*problem, n_bins=n_bins).total
     square = root_mean_square_calibration_error(*problem, n_bins=n_bins)

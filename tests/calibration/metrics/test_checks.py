@@ -144,7 +144,11 @@ def test_good_input_passes():
     check_logits(GOOD, LABELS, torch.tensor([1, 0, 2]))
     check_logits(GOOD, torch.full((3, 4), 0.25, dtype=torch.float16), soft=True)
     check_logits(GOOD.t().contiguous().t(), LABELS.flip(0))
-    check_logits(GOOD.requires_grad_(), LABELS)
+    check_logits(
+        GOOD,
+        torch.tensor([[0.1] * 10 + [0.0] * 4] * 3)[:, [0, 1, 2, 3]].bfloat16() * 2.5,
+        soft=True,
+    )
 
 
 @every_metric

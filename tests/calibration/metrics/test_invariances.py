@@ -83,6 +83,29 @@ def test_chunks_do_not_change_the_values(monkeypatch, sampled, name):
 
 
 @every_metric
+def test_threads_do_not_change_the_values(monkeypatch, sampled, name):
+    problem = sampled(rows=53, classes=40)
+    alone = METRICS[name].numbers(*problem)
+    monkeypatch.setattr(ranked, "KEYS_AT_ONCE", 60)
+    monkeypatch.setattr(ranked, "LINE", 1)  # 40 pieces of work
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        together = METRICS[name].numbers(*problem)
+    finally:
+        torch.set_num_threads(threads)
+    assert together == pytest.approx(alone, rel=0, abs=1e-9 if "smooth" in name else 1e-14)
+
+
+@every_metric
+def test_logits_may_carry_a_gradient(sampled, name):
+    logits, targets = sampled(rows=20)
+    expected = METRICS[name].numbers(logits, targets)
+    value = METRICS[name].numbers(logits.clone().requires_grad_(), targets)
+    assert value.tolist() == expected.tolist()
+
+
+@every_metric
 def test_a_part_of_the_rows_is_a_problem_of_its_own(sampled, name):
     # strides, and rows of another chunk, do not leak in
     logits, targets = sampled(rows=90, classes=5)

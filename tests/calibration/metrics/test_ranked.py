@@ -11,17 +11,17 @@ from temperance.calibration.metrics import (
     adaptive_calibration_error,
     brier_decomposition,
     brier_score,
-    ranked,
+    chunks,
     thresholded_adaptive_calibration_error,
 )
 from temperance.errors import UserError
 
-n_ranges = st.sampled_from([1, 2, 3, 5, 15, 30])
+range_counts = st.sampled_from([1, 2, 3, 5, 15, 30])
 tight = {"rel": 1e-12, "abs": 1e-12}
 
 
 @modest
-@given(problems(), n_ranges)
+@given(problems(), range_counts)
 def test_ace_equals_the_oracle(problem, n_ranges):
     logits, targets, _ = problem
     expected = oracle.adaptive_calibration_error(logits, targets, n_ranges=n_ranges)
@@ -31,7 +31,7 @@ def test_ace_equals_the_oracle(problem, n_ranges):
 
 
 @modest
-@given(problems(), n_ranges, st.sampled_from([1e-60, 0.01, 0.1, 0.3, 0.9]))
+@given(problems(), range_counts, st.sampled_from([1e-60, 0.01, 0.1, 0.3, 0.9]))
 def test_tace_equals_the_oracle(problem, n_ranges, threshold):
     logits, targets, _ = problem
     options = {"n_ranges": n_ranges, "threshold": threshold}
@@ -70,7 +70,7 @@ def test_many_rows_equal_the_oracles(sampled, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_ranks_in_float32_equal_the_oracles_as_far_as_it_goes(monkeypatch, sampled, dtype):
-    monkeypatch.setattr(ranked, "WIDE_KEYS", 0)  # as if there were millions of logits
+    monkeypatch.setattr(chunks, "MANY", 0)  # as if there were millions of logits
     logits, targets = sampled(rows=5000, classes=20, temperature=1.3, dtype=dtype)
     wide = logits.double()
     for metric in (adaptive_calibration_error, thresholded_adaptive_calibration_error):
@@ -178,7 +178,7 @@ def test_a_probability_at_the_threshold_is_not_above_it():
 
 
 @modest
-@given(problems(masked=False), n_ranges)
+@given(problems(masked=False), range_counts)
 def test_threshold_zero_is_ace(problem, n_ranges):
     logits, targets, _ = problem
     value = thresholded_adaptive_calibration_error(logits, targets, n_ranges=n_ranges, threshold=0)

@@ -38,8 +38,8 @@ class AdaptiveTemperatureScaling(Calibrator):
     the row are shifted, nor if those of all rows are scaled. Beyond the range that a feature had on
     the rows fitted, T(z) stays that of its end.
 
-    The idea is Balanya et al.'s (2024), whose HTS is softplus(a + b · log entropy); that of Joy et
-    al. (2023) takes T from a network on hidden features instead.
+    After Balanya, Maroñas & Ramos (2024), where T is the softplus of a linear function of the log
+    of the normalised entropy. Joy et al. (2023) take T from a network on hidden features instead.
 
     Examples:
         >>> logits = torch.tensor([[1.0, 0.0], [4.0, 0.0]]).repeat(50, 1)  # 73 % and 98 %
@@ -66,7 +66,7 @@ class AdaptiveTemperatureScaling(Calibrator):
         self.register_buffer("temperature", torch.empty(0, dtype=torch.float64))
         self.register_buffer("coefficients", torch.empty(0, dtype=torch.float64))
         self.register_buffer("range_seen", torch.empty(0, dtype=torch.float64))
-        self.register_buffer("classes", torch.empty(0, dtype=torch.int64))
+        self.register_buffer("classes", torch.tensor(0))
 
     @torch.no_grad()
     def solve(
@@ -86,21 +86,21 @@ class AdaptiveTemperatureScaling(Calibrator):
         self.range_seen = torch.stack([mean, deviation, raw.amin(0), raw.amax(0)])
         design = self._standardised(raw)
         start = share.new_tensor([[math.log(temperature), 0, 0]])
-        strength = share.new_tensor([0, self.args.shrinkage, self.args.shrinkage])
+        penalty = share.new_tensor([0, self.args.shrinkage, self.args.shrinkage])
 
         def derivatives(coefficients: Float[Tensor, "1 features"]) -> Derivatives:
             rows = row_likelihoods(logits, targets, design @ coefficients[0])
             off = coefficients - start
             information = design.T @ (design * (share * rows.information)[:, None])
             return Derivatives(
-                share @ rows.nll + (strength * off.square()).sum(1),
-                (share * rows.slope) @ design + 2 * strength * off,
-                (information + 2 * strength.diag())[None],
+                share @ rows.nll + (penalty * off.square()).sum(1),
+                (share * rows.slope) @ design + 2 * penalty * off,
+                (information + 2 * penalty.diag())[None],
             )
 
         found = minimise(derivatives, start)
         self.coefficients = found.parameters[0]
-        return Solved(found.iterations, "converged" if found.converged else "at_bound")
+        return Solved(found.iterations, found.status)
 
     def calibrate(self, logits: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
         """Each row divided by its temperature."""

@@ -104,6 +104,7 @@ class Calibrator(nn.Module):
             UserError: see `check_logits` and `check_groups`; if all targets are the same class;
                 for fewer than 2 folds, or more than rows or groups.
         """
+        logits = logits.detach()
         check_logits(logits, targets, weights)
         check_groups(groups, len(logits))
         rows = CalibrationRows.of_positive_weight(logits, targets, weights, groups)

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from temperance.calibration.calibrators.applying import check_class_count, narrowed, widened
+from temperance.calibration.calibrators.applying import check_class_count
 from temperance.calibration.calibrators.base import Calibrator, Solved
+from temperance.calibration.calibrators.frequencies import by_rows, keep_argmax
 from temperance.calibration.calibrators.newton import Derivatives, minimise
 from temperance.calibration.calibrators.row_likelihoods import (
     common_temperature,
@@ -32,8 +33,9 @@ class EnsembleTemperatureScaling(Calibrator):
     """w₁ · softmax(z / T) + w₂ · softmax(z) + w₃ · uniform, with w ≥ 0 summing to 1.
 
     T is the calibration temperature, fitted first; then w minimises the NLL, a convex problem whose
-    optimum is no worse than T alone. (The paper allows the NLL or the squared error; its published
-    code takes the latter.) Uniform is over the classes that are not masked.
+    optimum is no worse than T alone. (The paper's objective is the NLL or the squared error; its
+    published demo takes the latter.) Uniform is over the classes that a row does not mask. Where
+    two classes would round to a tie, the predicted one is raised by a rounding unit.
 
     Examples:
         >>> logits = torch.tensor([[4.0, 0.0, 0.0]]).expand(100, 3)
@@ -54,7 +56,7 @@ class EnsembleTemperatureScaling(Calibrator):
         super().__init__(args, **values)
         self.register_buffer("temperature", torch.empty(0, dtype=torch.float64))
         self.register_buffer("mixture", torch.empty(0, dtype=torch.float64))
-        self.register_buffer("classes", torch.empty(0, dtype=torch.int64))
+        self.register_buffer("classes", torch.tensor(0))
 
     @torch.no_grad()
     def solve(
@@ -71,7 +73,7 @@ class EnsembleTemperatureScaling(Calibrator):
             [
                 -row_likelihoods(logits, targets, unit + math.log(temperature)).nll,
                 -row_likelihoods(logits, targets, unit).nll,
-                _log_uniform(logits)[:, 0].double(),
+                _log_uniform(logits)[:, 0],
             ],
             1,
         )
@@ -94,20 +96,22 @@ class EnsembleTemperatureScaling(Calibrator):
         self.temperature = share.new_tensor(temperature)
         self.mixture = found.parameters[0] / found.parameters.sum()
         self.classes = torch.tensor(logits.shape[1], device=logits.device)
-        return Solved(found.iterations, "converged" if found.converged else "at_bound")
+        return Solved(found.iterations, found.status)
 
     def calibrate(self, logits: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
         """Log-probabilities."""
         check_class_count(logits, int(self.classes))
-        wide = widened(logits)
-        tempered = (wide / self.temperature.to(wide)).log_softmax(1)
-        answers = torch.stack([tempered, wide.log_softmax(1), _log_uniform(wide)], -1)
-        mixed = (answers + self.mixture.to(wide).log()).logsumexp(-1)
-        # rounding may put a neighbour above the predicted class
-        mixed.scatter_(1, wide.argmax(1, keepdim=True), mixed.amax(1, keepdim=True))
-        return narrowed(mixed, logits)
+        temperature, log_mixture = float(self.temperature), self.mixture.log().to(logits.device)
+
+        def mixed(log_probability: Tensor) -> Tensor:
+            softened = (log_probability / temperature).log_softmax(1)
+            uniform = _log_uniform(log_probability).expand_as(softened)
+            answers = torch.stack([softened, log_probability, uniform], -1)
+            return (answers + log_mixture).logsumexp(-1)
+
+        return keep_argmax(by_rows(logits, mixed), logits)
 
 
-def _log_uniform(logits: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
-    """Log-probabilities, equal for all classes that are not masked."""
-    return torch.where(logits == -torch.inf, logits, 0).log_softmax(1)
+def _log_uniform(logits: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows 1"]:
+    """The log-probability of every class that is not masked, if all are equal."""
+    return -(logits > -torch.inf).sum(1, keepdim=True).double().log()

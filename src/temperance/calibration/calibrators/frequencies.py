@@ -17,8 +17,6 @@ from temperance.calibration.metrics.chunks import CHUNK, row_chunks
 class Columns(NamedTuple):
     """Some classes against the rest, float64."""
 
-    part: slice
-    """Which classes."""
     probability: Float[Tensor, "classes rows"]
     mass: Float[Tensor, "classes rows"]
     """Of the rows; 0 where the class is masked, which says nothing about its frequency."""
@@ -38,11 +36,10 @@ def class_columns(
     index = torch.arange(classes, device=logits.device)
     step = max(1, CHUNK // rows)
     for start in range(0, classes, step):
-        part = slice(start, start + step)
-        column = logits[:, part].double().T
+        column = logits[:, start : start + step].double().T
         mass = share * (column > -torch.inf)
-        hit = mass * (targets == index[part, None])
-        yield Columns(part, (column - log_total).exp().contiguous(), mass, hit)
+        hit = mass * (targets == index[start : start + step, None])
+        yield Columns((column - log_total).exp().contiguous(), mass, hit)
 
 
 def by_rows(

@@ -70,8 +70,9 @@ class HistogramBinning(Calibrator):
         """Count; there is nothing to optimise."""
         bins = self.args.bins
         edges = torch.arange(bins + 1, dtype=torch.float64, device=logits.device) / bins
+        middle = (edges[1:] + edges[:-1]) / 2
         borders, frequencies = [], []
-        for _, probability, mass, hit in class_columns(logits, targets, weights):
+        for probability, mass, hit in class_columns(logits, targets, weights):
             border = (
                 _equal_mass_borders(probability, mass, bins)
                 if self.args.binning == "equal_mass"
@@ -80,7 +81,6 @@ class HistogramBinning(Calibrator):
             index = torch.searchsorted(border, probability)
             empty = mass.new_zeros(len(mass), bins)
             total, hits = (empty.scatter_add(1, index, column) for column in (mass, hit))
-            middle = (edges[1:] + edges[:-1]) / 2
             borders.append(border)
             frequencies.append(torch.where(total > 0, hits / total, middle))
         self.border, self.frequency = torch.cat(borders), torch.cat(frequencies)

@@ -62,7 +62,7 @@ class IsotonicRegression(Calibrator):
     ) -> Solved:
         """Pool adjacent violators, class by class."""
         functions: list[Knots] = []
-        for _, *columns in class_columns(logits, targets, weights):
+        for columns in class_columns(logits, targets, weights):
             for probability, mass, hit in zip(*columns, strict=True):
                 at = hit > 0
                 functions.append(

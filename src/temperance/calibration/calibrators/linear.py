@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from temperance.calibration.calibrators.applying import check_class_count, narro
 from temperance.calibration.calibrators.base import Calibrator, Solved
 from temperance.calibration.calibrators.row_likelihoods import common_temperature, shares
 from temperance.calibration.metrics.chunks import row_chunks
+from temperance.config import Args
 
 TOLERANCE = 1e-8  # of the gradient, with every parameter in units of its curvature at the start
 MAX_ITERATIONS = 1000
@@ -24,10 +25,11 @@ OUT_OF_ITERATIONS = 1  # SciPy's status
 class LinearScaling(Calibrator):
     """W x + b with scores x of the classes; W is a matrix, or its diagonal alone.
 
-    Minimises the mean NLL + Σ strength · (parameter − that of temperature scaling)², from
+    Minimises the mean NLL + Σ penalty · (parameter − that of temperature scaling)², from
     temperature scaling on, where the penalty is 0: on the rows fitted the NLL is never above that
-    of temperature scaling. W is penalised in units of 1/T, so that the strengths mean the same
-    whatever the scale of the logits.
+    of temperature scaling. W is penalised in units of 1/T, so that the penalties mean the same
+    whatever the scale of the logits; they are relative to the mean NLL, so more rows do not weaken
+    them.
 
     L-BFGS in float64 until no component of the gradient exceeds 1e-8, each parameter in units of
     its curvature at the start, or until the objective falls by less than float64 can tell.
@@ -38,7 +40,7 @@ class LinearScaling(Calibrator):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, args: object = None, **values: object) -> None:
+    def __init__(self, args: Args | None = None, **values: Any) -> None:
         super().__init__(args, **values)
         self.register_buffer("weight", torch.empty(0, dtype=torch.float64))
         self.register_buffer("bias", torch.empty(0, dtype=torch.float64))
@@ -47,8 +49,8 @@ class LinearScaling(Calibrator):
         """The scores x, of at least float32."""
         return widened(logits)
 
-    def strengths(self, classes: int) -> Float[Tensor, "classes parameters"]:
-        """Of the penalty on each parameter: the weights of a class, then its bias."""
+    def penalties(self, classes: int) -> Float[Tensor, "classes parameters"]:
+        """On each parameter: the weights of a class, then its bias."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -60,8 +62,8 @@ class LinearScaling(Calibrator):
     ) -> Solved:
         """Weight and bias."""
         temperature = common_temperature(logits, targets, weights)
-        strength = self.strengths(logits.shape[1]).to(logits.device)
-        objective = _Objective(self, logits, targets, shares(weights, logits), temperature, strength)
+        penalty = self.penalties(logits.shape[1]).to(logits.device)
+        objective = _Objective(self, logits, targets, shares(weights, logits), temperature, penalty)
         unit = objective.curvature(objective.start).sqrt()
 
         def scaled(values: np.ndarray) -> tuple[float, np.ndarray]:
@@ -85,8 +87,9 @@ class LinearScaling(Calibrator):
         parameters = torch.from_numpy(found.x).to(unit.device).view_as(unit) / unit
         weight, self.bias = _split(parameters)
         self.weight = weight / temperature
-        status = "at_bound" if found.status == OUT_OF_ITERATIONS else "converged"
-        return Solved(int(found.nit), status, {"start_temperature": temperature})
+        return Solved(
+            int(found.nit), "at_bound" if found.status == OUT_OF_ITERATIONS else "converged"
+        )
 
     def calibrate(self, logits: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
         """W x + b."""
@@ -105,12 +108,12 @@ class _Objective:
         targets: Int[Tensor, " rows"],
         share: Float[Tensor, " rows"],
         temperature: float,
-        strength: Float[Tensor, "classes parameters"],
+        penalty: Float[Tensor, "classes parameters"],
     ) -> None:
         self.calibrator, self.temperature = calibrator, temperature
         self.logits, self.targets, self.share = logits, targets.long(), share
-        self.strength = strength
-        identity = torch.eye(len(strength), dtype=strength.dtype, device=strength.device)
+        self.penalty = penalty
+        identity = torch.eye(len(penalty), dtype=penalty.dtype, device=penalty.device)
         weight = identity if calibrator.has_matrix else identity.sum(1, keepdim=True)
         self.start = torch.cat([weight, torch.zeros_like(weight[:, :1])], 1)
 
@@ -118,22 +121,21 @@ class _Objective:
         self, parameters: Float[Tensor, "classes parameters"]
     ) -> tuple[float, Float[Tensor, "classes parameters"]]:
         off = parameters - self.start
-        value = float((self.strength * off.square()).sum())
-        gradient = 2 * self.strength * off
+        value = float((self.penalty * off.square()).sum())
+        gradient = 2 * self.penalty * off
         for part in row_chunks(self.logits):
             scores, log_p = self._predict(part, parameters)
-            row, share, target = torch.arange(len(log_p)), self.share[part], self.targets[part]
-            value -= float(share @ log_p[row, target])
-            residual = log_p.exp()
-            residual[row, target] -= 1
-            gradient += self._sum_over_rows(share[:, None] * residual, scores)
+            share, target = self.share[part, None], self.targets[part, None]
+            value -= float((share * log_p.gather(1, target)).sum())
+            residual = (share * log_p.exp()).scatter_add_(1, target, -share)
+            gradient += self._sum_over_rows(residual, scores)
         return value, gradient
 
     def curvature(
         self, parameters: Float[Tensor, "classes parameters"]
     ) -> Float[Tensor, "classes parameters"]:
         """Diagonal of the Hessian."""
-        curvature = 2 * self.strength
+        curvature = 2 * self.penalty
         for part in row_chunks(self.logits):
             scores, log_p = self._predict(part, parameters)
             p = log_p.exp()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -46,13 +46,13 @@ class MatrixScaling(LinearScaling):
 
     Examples:
         >>> logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]]).repeat(50, 1)
-        >>> calibrator = MatrixScaling().fit(logits, torch.arange(100) % 3)
+        >>> calibrator = MatrixScaling().fit(logits, torch.arange(100) % 20 % 3)
         >>> calibrator.weight.shape, calibrator.bias.shape
         (torch.Size([3, 3]), torch.Size([3]))
     """
 
     name = "matrix"
-    args_class: type[OffDiagonalArgs] = MatrixArgs
+    args_class: ClassVar[type[Args]] = MatrixArgs
     has_matrix = True
     args: OffDiagonalArgs
 
@@ -70,11 +70,11 @@ class MatrixScaling(LinearScaling):
             )
         return widened(logits)
 
-    def strengths(self, classes: int) -> Float[Tensor, "classes parameters"]:
-        """Of the weights, then of the biases."""
+    def penalties(self, classes: int) -> Float[Tensor, "classes parameters"]:
+        """On the weights, then on the bias of each class."""
         pairs = classes * (classes - 1)
         off_diagonal = self.args.off_diagonal or 0.1 * pairs
-        strengths = torch.full((classes, classes + 1), off_diagonal / pairs, dtype=torch.float64)
-        strengths.fill_diagonal_(self.args.diagonal / classes)
-        strengths[:, -1] = self.args.intercept / classes
-        return strengths
+        penalties = torch.full((classes, classes + 1), off_diagonal / pairs, dtype=torch.float64)
+        penalties.fill_diagonal_(self.args.diagonal / classes)
+        penalties[:, -1] = self.args.intercept / classes
+        return penalties

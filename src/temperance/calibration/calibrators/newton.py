@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from temperance.calibration.fit_report import Status
+
 TOLERANCE = 1e-10  # of every component of the projected gradient
 MAX_ITERATIONS = 100
 MAX_HALVINGS = 50
@@ -30,7 +32,8 @@ class Minimum(NamedTuple):
 
     parameters: Float[Tensor, "problems parameters"]
     iterations: int
-    converged: bool
+    status: Status
+    """`at_bound` if the iterations ran out."""
 
 
 def minimise(
@@ -59,9 +62,8 @@ def minimise(
         parameters, at = _backtracked(objective, parameters, at, step, low)
         iterations += 1
     risen = at.value > first.value  # by rounding, where the start was the minimum
-    return Minimum(
-        torch.where(risen[:, None], start, parameters), iterations, not bool(active.any())
-    )
+    best = torch.where(risen[:, None], start, parameters)
+    return Minimum(best, iterations, "at_bound" if bool(active.any()) else "converged")
 
 
 def _newton_step(

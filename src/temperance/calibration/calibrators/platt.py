@@ -1,4 +1,4 @@
-"""Platt scaling: a sigmoid of each class's log-odds (Platt 1999, one class against the rest)."""
+"""Platt scaling, one class against the rest (Platt 1999)."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from temperance.calibration.calibrators.logistic import LogisticArgs, OneVsRestScaling
+from temperance.calibration.calibrators.one_vs_rest import OneVsRestArgs, OneVsRestScaling
 
 
-class PlattArgs(LogisticArgs):
-    """Platt scaling."""
+class PlattArgs(OneVsRestArgs):
+    """Platt scaling, one class against the rest."""
 
     name: Literal["platt"] = "platt"
 
 
 class PlattScaling(OneVsRestScaling):
-    """sigmoid(a_k · log-odds_k + b_k) of each class k, renormalised; see `OneVsRestScaling`.
+    """sigmoid(a_k · log-odds_k + b_k) of each class k, a ≥ 0, normalised; see `OneVsRestScaling`.
 
-    The targets are 0 and 1. Platt smooths them, (n + 1) / (n + 2) and 1 / (n + 2), to keep the fit
-    finite; with a handful of rows per class that pulls every confident answer down, so here the
-    penalty does it.
+    Of two classes the log-odds are z / T, so this is Platt's sigmoid of the margin. The targets are
+    0 and 1: Platt smooths them, to (n₊ + 1) / (n₊ + 2) and 1 / (n₋ + 2), to keep the fit finite;
+    here the penalty does, which leaves confident answers alone where a class has few rows.
 
     Examples:
+        >>> import torch
         >>> logits = torch.tensor([[4.0, 0.0], [0.0, 4.0]]).repeat(50, 1)
         >>> targets = (torch.arange(100) % 10 > 2).long()
-        >>> PlattScaling().fit(logits, targets)(logits[:1]).exp().sum()
-        tensor(1.)
+        >>> calibrator = PlattScaling().fit(logits, targets)
+        >>> calibrator.intercepts > 0  # the second class is more frequent than predicted
+        tensor([False,  True])
     """
 
     name = "platt"
     args_class = PlattArgs
     n_slopes = 1
 
-    def evidence(
-        self, odds: Float[Tensor, "rows classes"]
-    ) -> Float[Tensor, "slopes rows classes"]:
+    def evidence(self, odds: Float[Tensor, "rows classes"]) -> Float[Tensor, "slopes rows classes"]:
         """The log-odds."""
         return odds[None]

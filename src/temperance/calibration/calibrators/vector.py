@@ -32,10 +32,10 @@ class VectorScaling(LinearScaling):
 
     Examples:
         >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]]).repeat(50, 1)
-        >>> targets = (torch.arange(100) % 5 > 1).long()
-        >>> calibrator = VectorScaling(intercept=1e-6).fit(logits, targets)
-        >>> float(calibrator.bias[1]) > 0 > float(calibrator.bias[0])  # the second is more frequent
-        True
+        >>> targets = (torch.arange(100) % 10 > 2).long()
+        >>> calibrator = VectorScaling().fit(logits, targets)
+        >>> calibrator.bias > 0  # the second class is more frequent than predicted
+        tensor([False,  True])
     """
 
     name = "vector"
@@ -43,7 +43,7 @@ class VectorScaling(LinearScaling):
     has_matrix = False
     args: VectorArgs
 
-    def strengths(self, classes: int) -> Float[Tensor, "classes parameters"]:
-        """Of the scales, then of the biases."""
-        strengths = torch.tensor([[self.args.scale, self.args.intercept]], dtype=torch.float64)
-        return strengths.expand(classes, 2) / classes
+    def penalties(self, classes: int) -> Float[Tensor, "classes parameters"]:
+        """On the scale, then on the bias of each class."""
+        penalties = torch.tensor([[self.args.scale, self.args.intercept]], dtype=torch.float64)
+        return penalties.expand(classes, 2) / classes

@@ -208,8 +208,9 @@ def score_event(
             where="event",
             mend="Give the two columns of one class against the rest, or choose top_label",
         )
-    positive = (logits[:, 1].double() - logits[:, 0].double()).sigmoid()
-    return positive, (targets[:, 1] if targets.ndim == 2 else targets == 1).double()
+    negative, positive = logits.detach().double().unbind(1)
+    hit = targets[:, 1] if targets.ndim == 2 else targets == 1
+    return (positive - negative).sigmoid(), hit.double()
 
 
 def score_top_k(
@@ -223,6 +224,7 @@ def score_top_k(
     Args:
         confidence: the probability of the most probable class.
     """
+    logits = logits.detach()
     total, hit = torch.empty_like(confidence), torch.empty_like(confidence)
     for part in row_chunks(logits):
         labels = targets[part].long()[:, None]

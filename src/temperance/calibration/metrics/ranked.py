@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -16,12 +16,11 @@ from torch import Tensor
 
 from temperance.calibration.metrics.bins import block_sizes
 from temperance.calibration.metrics.checks import check_logits
-from temperance.calibration.metrics.chunks import softmax_chunks
+from temperance.calibration.metrics.chunks import softmax_chunks, working_dtype
 from temperance.errors import UserError
 
 Result = TypeVar("Result")
 
-WIDE_KEYS = 2**22  # up to so many logits ranks are taken in float64 whatever their dtype
 KEYS_AT_ONCE = 2**22  # log-probabilities that a thread holds: 16 MB in float32
 LINE = 16  # float32 numbers in a line of the cache: fewer classes at a time read it in vain
 ROWS_AT_ONCE = 1024  # transposed at a time, so that their lines are still in the cache
@@ -120,7 +119,10 @@ def brier_decomposition(
 
 
 class RankedClass(NamedTuple):
-    """One class's log-probabilities in order, and where among them its own rows stand."""
+    """One class's log-probabilities in order, and where among them its own rows stand.
+
+    The next class is written over the same memory.
+    """
 
     ordered: NDArray[np.floating]
     """Ascending `(rows,)`; float32 or float64."""
@@ -184,36 +186,39 @@ def for_each_class(
     some 30 MB for each and a few classes at a time, so that memory-mapped logits will do.
     """
     rows, classes = logits.shape
-    wide = logits.dtype == torch.float64 or logits.numel() <= WIDE_KEYS
-    dtype = torch.float64 if wide else torch.float32
+    dtype = working_dtype(logits)
     largest, log_total = (column.cpu().numpy() for column in _normalisers(logits, dtype))
     labels = targets.cpu().numpy()
     by_class = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[by_class], np.arange(classes + 1))
     step = min(classes, max(LINE, KEYS_AT_ONCE // rows))
+    threads = min(torch.get_num_threads(), -(-classes // step))
 
-    def some_classes(start: int) -> list[Result]:
-        columns = logits[:, start : start + step]
-        keys = np.empty((columns.shape[1], rows), dtype=largest.dtype)
-        for row in range(0, rows, ROWS_AT_ONCE):
-            part = slice(row, row + ROWS_AT_ONCE)
-            few = columns[part].to(dtype).cpu().numpy()
-            # the margin first: −log1p of the rest is exact for a probability near 1
-            np.subtract(few.T, largest[part], out=keys[:, part])
-            keys[:, part] -= log_total[part]
-        results = []
-        for label, key in enumerate(keys, start):
-            own = key[by_class[starts[label] : starts[label + 1]]]
-            own.sort()
-            key.sort()
-            probability = np.exp(key).astype(np.float64)
-            first, end = (np.searchsorted(key, own, side) for side in ("left", "right"))
-            results.append(function(RankedClass(key, probability, first, end)))
-        return results
+    def some_classes(thread: int) -> Iterator[tuple[int, Result]]:
+        # memory that is new costs more than what is computed in it: these are used again
+        keys = np.empty((step, rows), dtype=largest.dtype)
+        probability = np.empty(rows)
+        for start in range(thread * step, classes, threads * step):
+            columns = logits[:, start : start + step]
+            for row in range(0, rows, ROWS_AT_ONCE):
+                part = slice(row, row + ROWS_AT_ONCE)
+                few = columns[part].to(dtype).cpu().numpy()
+                # the margin first: −log1p of the rest is exact for a probability near 1
+                block = keys[: columns.shape[1], part]
+                np.subtract(few.T, largest[part], out=block)
+                block -= log_total[part]
+            for label, key in enumerate(keys[: columns.shape[1]], start):
+                own = key[by_class[starts[label] : starts[label + 1]]]
+                own.sort()
+                key.sort()
+                np.exp(key, out=probability)
+                first, end = (np.searchsorted(key, own, side) for side in ("left", "right"))
+                yield label, function(RankedClass(key, probability, first, end))
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        blocks = pool.map(some_classes, range(0, classes, step))
-        return [result for block in blocks for result in block]
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(lambda thread: list(some_classes(thread)), range(threads))
+    by_label = dict(pair for pairs in found for pair in pairs)
+    return [by_label[label] for label in range(classes)]
 
 
 def _normalisers(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Self
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from temperance.calibration.metrics.bins import bin_index, check_bins
 from temperance.errors import UserError
 
 FLOOR = 1e-12  # the first cell holds all probabilities below
-KEYS = 2**15  # about so many at most: 256 kB of the second-level cache
+KEYS = 2**16  # about so many at most: those that occur often fit the cache
 MANTISSA = 52  # bits of a float64 after its exponent
 
 
@@ -23,7 +24,7 @@ class ExactBuffers(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         for child in self.children():
-            child._apply(fn)
+            child._apply(fn)  # type: ignore[no-untyped-call]
         for name, buffer in self._buffers.items():
             assert buffer is not None
             moved = fn(buffer)
@@ -63,9 +64,8 @@ class LogGrid(ExactBuffers):
         if size < 1:
             raise UserError(f"{size} cells", where="grid", mend="Give at least 1")
         self.size, self.n_bins = size, n_bins
-        spaced = torch.linspace(math.log(FLOOR), 0, size + 1, dtype=torch.float64)[1:].exp()
-        even = torch.arange(1, n_bins, dtype=torch.float64) / n_bins
-        upper = torch.cat([spaced, even]).unique()
+        spaced = np.exp(np.linspace(math.log(FLOOR), 0, size + 1)[1:])
+        upper = torch.from_numpy(np.union1d(spaced, np.arange(1, n_bins) / n_bins))
         self.shift, self.first_key, self.steps, start = _index(upper)
         self.register_buffer("upper", upper, persistent=False)
         self.register_buffer("bin_of_cell", bin_index(upper, n_bins), persistent=False)
@@ -101,20 +101,19 @@ class LogGrid(ExactBuffers):
 
 
 def _index(upper: Float[Tensor, " cells"]) -> tuple[int, int, int, Int[Tensor, " keys"]]:
-    """The shift that makes keys of bits, the first key, the most edges that a key may pass, and
-    the first cell of each key.
+    """The shift that makes keys of bits, the first key, the most edges that a key may have to
+    pass, and the first cell of each key.
 
-    A key is the head of a probability's bits: the exponent and as much of the mantissa as it takes
-    to tell all edges apart.
+    A key is the head of a probability's bits: the exponent, and as much of the mantissa as it
+    takes to tell the edges apart.
     """
     for shift in range(MANTISSA, 0, -1):
-        first, last = (_bits(torch.tensor([FLOOR, 1.0])) >> shift).tolist()
-        heads = torch.arange(first, last + 2) << shift
-        start = torch.searchsorted(upper, heads.view(torch.float64))
-        steps = int(start.diff().amax())
-        if steps <= 1 or len(start) > KEYS:
+        first = int(_bits(torch.tensor([FLOOR])) >> shift)
+        edges = torch.bincount((_bits(upper) >> shift) - first)
+        steps = int(edges.amax())
+        if steps == 1 or len(edges) > KEYS:
             break
-    return shift, first, steps, start[:-1]
+    return shift, first, steps, edges.cumsum(0) - edges
 
 
 def _bits(values: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
