@@ -32,8 +32,8 @@ def main() -> None:
         logits = torch.randn(rows, classes, generator=generator)
         label = torch.randint(classes, (rows,), generator=generator)
         # the true probability of the best class lies around 80 %
-        logits[torch.arange(rows), label] += 1.5 + torch.tensor(classes).log() + torch.randn(
-            rows, generator=generator
+        logits[torch.arange(rows), label] += (
+            1.5 + torch.tensor(classes).log() + torch.randn(rows, generator=generator)
         )
         targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
         for temperature in TEMPERATURES:

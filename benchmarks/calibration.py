@@ -299,12 +299,12 @@ def growth() -> list[str]:
         (50_000, 10), (50_000, 100), (50_000, 4_000), (1_000_000, 10),
     ):  # fmt: skip
         logits, targets = sample(rows, classes)
-        unit = median(seconds(lambda: torch.logsumexp(logits, 1), 5))  # noqa: B023
-        fit = median(seconds(lambda: calibration.fit_temperature(logits, targets), 3))  # noqa: B023
+        unit = median(seconds(lambda: torch.logsumexp(logits, 1), 5))
+        fit = median(seconds(lambda: calibration.fit_temperature(logits, targets), 3))
         report = median(
             seconds(
                 lambda: calibration.calibration_report(logits, targets, intervals=False),
-                3,  # noqa: B023
+                3,
             )
         )
         table.add(

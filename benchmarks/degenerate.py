@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from _machine import machine_header
+
+import temperance
 from calibration import (
     guo_lbfgs_temperature,
     sklearn_temperature,
     torch_uncertainty_temperature,
 )
-
-import temperance
 
 Fit = Callable[[torch.Tensor, torch.Tensor], float]
 

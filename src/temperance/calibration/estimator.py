@@ -110,6 +110,10 @@ class CalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator): 
         check_classification_targets(y)
         X, y, sample_weight = indexable(X, y, sample_weight)
         labels = column_or_1d(y, warn=True)
+        weights = None if sample_weight is None else column_or_1d(sample_weight, dtype=np.float64)
+        if weights is not None and not weights.any():
+            raise UserError("Sample weights are all zero", where="sample_weight")
+        _check_classes(labels if weights is None else labels[weights > 0])
         calibrator = get_calibrator(self.calibrator, **(self.calibrator_args or {}))
         routed = self._route(sample_weight, fit_params)
         if self.cv == "prefit" or isinstance(self.estimator, FrozenEstimator):
@@ -129,8 +133,11 @@ class CalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator): 
         if _response_method(self.estimator_) != "decision_function":
             never = np.flatnonzero(np.isneginf(logits[np.arange(len(targets)), targets]))
             logits[never, targets[never]] = np.log(np.finfo(response.dtype).tiny)
-        weights = None if sample_weight is None else torch.tensor(np.asarray(sample_weight, float))
-        calibrator.fit(torch.from_numpy(logits), torch.from_numpy(targets), weights)
+        calibrator.fit(
+            torch.from_numpy(logits),
+            torch.from_numpy(targets),
+            None if weights is None else torch.tensor(weights),
+        )
         self.calibrator_ = calibrator
         report = calibrator.fit_report
         if report is not None and not report.usable:
@@ -201,14 +208,8 @@ class CalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator): 
     def _cross_fit(
         self, X: Any, y: NDArray[Any], routed: Any
     ) -> Float[NDArray[Any], " rows *columns"]:
-        """Fit it on all rows; return what clones say about the folds that they were fitted without."""
+        """Fit it on all rows; return what clones say about folds that they were fitted without."""
         self.classes_ = LabelEncoder().fit(y).classes_
-        if len(self.classes_) < 2:
-            raise UserError(
-                f"holds {len(self.classes_)} class in {len(y)} rows",
-                where="y",
-                mend="Give rows of at least two classes",
-            )
         splitter = check_cv(self.cv, y, classifier=True)
         folds = list(splitter.split(X, y, **routed["splitter"]["split"]))
         for train, _ in folds:
@@ -259,6 +260,17 @@ class CalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator): 
         with torch.no_grad():
             calibrated: torch.Tensor = self.calibrator_(logits)
         return calibrated
+
+
+def _check_classes(labels: NDArray[Any]) -> None:
+    """Refuse rows of which none is of another class than the rest."""
+    classes = LabelEncoder().fit(labels).classes_
+    if len(classes) < 2:
+        raise UserError(
+            f"holds {len(classes)} class in {len(labels)} rows",
+            where="y",
+            mend="Give rows of at least two classes, of weight above 0",
+        )
 
 
 def _response_method(estimator: Any) -> str:

@@ -27,7 +27,7 @@ from temperance.calibration.metrics.scores import RowScores, score_rows
 from temperance.calibration.redraws import (
     LabelErrors,
     TopLabelErrors,
-    correlation_of_hits,
+    shared_luck,
     uniforms,
 )
 
@@ -39,8 +39,8 @@ class Floor(NamedTuple):
     """What a metric would be if the model were calibrated exactly as it says, at this n.
 
     Over labels redrawn from the model's own probabilities, inputs fixed; a test of calibration,
-    never to be subtracted from the metric. With groups, hits of a group are drawn together as
-    often as the observed ones correlate, within bins of confidence, over all groups alike.
+    never to be subtracted from the metric. With groups, rows of a group are drawn with the same
+    luck as often as the observed hits vary together, in all groups alike.
     """
 
     mean: float
@@ -230,7 +230,7 @@ def top_label_floors(
     groups = None if groups is None else groups[order]
     hit = scores.correct[order]
     errors = TopLabelErrors(confidence, n_bins)
-    shared = 0.0 if groups is None else correlation_of_hits(confidence, hit, groups, n_bins)
+    shared = 0.0 if groups is None else shared_luck(confidence, hit, groups, n_bins)
     draws = [
         errors((numbers.to(confidence) < confidence).double())
         for numbers in uniforms(len(hit), redraws, seed=seed, groups=groups, shared=shared)
@@ -269,7 +269,7 @@ def _redrawn_labels(
 ) -> dict[str, NDArray[np.float64]]:
     """The errors of redrawn labels, an array for each."""
     confidence, hit, *_ = scores
-    shared = 0.0 if groups is None else correlation_of_hits(confidence, hit, groups, errors.n_bins)
+    shared = 0.0 if groups is None else shared_luck(confidence, hit, groups, errors.n_bins)
     draws = [
         errors(errors.labels(row))
         for numbers in uniforms(len(hit), redraws, seed=seed, groups=groups, shared=shared)

@@ -34,8 +34,8 @@ def uniforms(
 ) -> Iterator[Float[Tensor, "some rows"]]:
     """Numbers in [0, 1) that decide what is drawn, a few redraws at a time.
 
-    Each row takes its group's number rather than one of its own with probability √shared: then
-    two hits of the same confidence correlate as `shared` says, and each is as probable as ever.
+    Each row takes its group's number rather than one of its own with probability √shared: two
+    rows of a group share their luck with probability `shared`, and each hit is as probable as ever.
     Drawn on the CPU: the same on every device.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -55,37 +55,56 @@ def uniforms(
         yield own
 
 
-def correlation_of_hits(
+def shared_luck(
     confidence: Float[Tensor, " rows"],
     hit: Float[Tensor, " rows"],
     groups: Int[Tensor, " rows"],
     n_bins: int,
 ) -> float:
-    """How hits of a group correlate, within bins of confidence, in 0..1.
+    """The `shared` of `uniforms` by which hits of a group vary together as the observed ones do.
 
-    From products of confidence − hit over pairs of rows of one group in one bin, less what pairs
-    of two groups give: miscalibration of the bin, which every pair shares, does not count.
+    In 0..1; from pairs of rows of one group, within bins of confidence and over all confidences,
+    whichever is more: the first sees near copies, the second what shifts a whole group.
     """
-    surplus = confidence - hit
+    confidence, order = confidence.sort()
+    surplus = confidence - hit[order]
+    _, member = torch.unique(groups[order], return_inverse=True)
     bin_of = bin_index(confidence, n_bins)
-    _, member = torch.unique(groups, return_inverse=True)
-    cells, cell = torch.unique(member * n_bins + bin_of, return_inverse=True)
+    return max(_shared(confidence, surplus, member, of) for of in (bin_of, bin_of * 0))
+
+
+def _shared(
+    confidence: Float[Tensor, " rows"],
+    surplus: Float[Tensor, " rows"],
+    member: Int[Tensor, " rows"],
+    bin_of: Int[Tensor, " rows"],
+) -> float:
+    """Covariance of hits over pairs of one group in one bin, against that of rows whose luck is one.
+
+    Products of confidence − hit count less what pairs of two groups give: miscalibration of the
+    bin, which all pairs share, is no covariance.
+    """
+    bins = int(bin_of.amax()) + 1
+    cells, cell, size = torch.unique(
+        member * bins + bin_of, return_inverse=True, return_counts=True
+    )
 
     def sums(values: Float[Tensor, " rows"]) -> tuple[Tensor, Tensor]:
-        """Per bin: over pairs of one group, over pairs of two groups."""
-        of_cell = torch.bincount(cell, values).square()
-        of_cells = torch.bincount(cells % n_bins, of_cell, n_bins)
-        own = torch.bincount(bin_of, values.square(), n_bins)
-        return of_cells - own, torch.bincount(bin_of, values, n_bins).square() - of_cells
+        """Per bin, products over pairs of one group, and over pairs of two groups."""
+        of_cells = torch.bincount(cells % bins, torch.bincount(cell, values).square(), bins)
+        own = torch.bincount(bin_of, values.square(), bins)
+        return of_cells - own, torch.bincount(bin_of, values, bins).square() - of_cells
 
-    together, apart = sums(surplus)
-    pairs_together, pairs_apart = sums(torch.ones_like(surplus))
-    squared_gap = apart / pairs_apart.clamp(min=1)
-    mean_square = torch.bincount(bin_of, surplus.square(), n_bins)
-    mean_square /= torch.bincount(bin_of, minlength=n_bins).clamp(min=1)
-    covariance = (together - pairs_together * squared_gap).sum()
-    variance = (pairs_together * (mean_square - squared_gap)).sum()
-    return float((covariance / variance).clamp(0, 1)) if variance > 0 else 0.0
+    pairs, pairs_apart = sums(torch.ones_like(surplus))
+    products, products_apart = sums(surplus)
+    squared_gap = products_apart / pairs_apart.clamp(min=1)
+    # min(c, c') − c c' over the pairs: each row is the lesser of those with the higher in its cell
+    rank = torch.empty_like(cell)
+    rank[cell.argsort(stable=True)] = torch.arange(len(cell), device=cell.device)
+    higher = (size.cumsum(0) - 1)[cell] - rank
+    at_most = 2 * (confidence @ higher.double()) - sums(confidence)[0].sum()
+    covariance = products.sum() - (pairs * squared_gap).sum()
+    return float((covariance / at_most).clamp(0, 1)) if at_most > 0 else 0.0
 
 
 class TopLabelErrors:

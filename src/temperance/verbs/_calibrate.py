@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-
 from pydantic import Field
 
 from temperance.calibration import (
     CalibrationReport,
-    Calibrator,
     CalibratorArgs,
     TemperatureArgs,
     calibration_report,
@@ -146,7 +144,8 @@ def fit_sentence(calibrator: str, fit: dict[str, Any]) -> str:
             f"Nothing can be fitted to these {fit['n']} rows (status '{fit['status']}'); the logits"
             " stay as they are."
         )
-    said = f"Fitted '{calibrator}': NLL {fit['nll_before']:.4f} before, {fit['nll_after']:.4f} after"
+    before, after = fit["nll_before"], fit["nll_after"]
+    said = f"Fitted '{calibrator}': NLL {before:.4f} before, {after:.4f} after"
     if "temperature" in fit:
         error = fit["se_log_temperature"]
         margin = "" if error is None else f" (standard error of log T: {error:.3f})"

@@ -53,6 +53,7 @@ def softmax_chunks(
         temperature: one, or one for each row.
         dtype: of the result; the logits are widened before anything else.
     """
+    logits = logits.detach()
     margins = shares = logits.new_empty(0, dtype=dtype)
     for part in row_chunks(logits):
         rows = part.stop - part.start

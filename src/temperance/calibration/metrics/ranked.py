@@ -146,8 +146,11 @@ class RankedClass(NamedTuple):
     def range_error(self, n_ranges: int, threshold: float | None = None) -> float:
         """Mean over ranges of |frequency − mean probability|, of those above the threshold."""
         start = 0
-        if threshold:
-            start = int(np.searchsorted(self.ordered, math.log(threshold), "right"))
+        if threshold is not None:
+            lowest = (
+                math.log(threshold) if threshold > 0 else -math.inf
+            )  # a masked class is not > 0
+            start = int(np.searchsorted(self.ordered, lowest, "right"))
         kept = len(self.ordered) - start
         if kept == 0:
             return 0.0
@@ -185,6 +188,7 @@ def for_each_class(
     On the CPU, in as many threads as torch has (NumPy sorts with SIMD and without the lock), with
     some 30 MB for each and a few classes at a time, so that memory-mapped logits will do.
     """
+    logits = logits.detach()
     rows, classes = logits.shape
     dtype = working_dtype(logits)
     largest, log_total = (column.cpu().numpy() for column in _normalisers(logits, dtype))

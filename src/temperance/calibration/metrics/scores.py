@@ -130,7 +130,7 @@ def score_chunk(
 ) -> RowScores:
     """The scores of one chunk; overwrites its `share`."""
     labels, total = targets[chunk.part], chunk.total
-    others = total - 1  # relative to the predicted class: 1 − confidence without cancellation
+    others = total - 1  # relative to the predicted class
     log_total = others.log1p()
     confidence = 1 / total
     if labels.ndim == 2:
