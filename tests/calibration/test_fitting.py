@@ -8,8 +8,13 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from temperance.calibration import fit_temperature
+from temperance.calibration import (
+    expected_calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+)
 from temperance.calibration.metrics import chunks as metrics
+from temperance.calibration.rows import CalibrationRows
 from temperance.errors import UserError
 
 WIDE = (1e-5, 1e5)
@@ -186,3 +191,62 @@ def test_sandwich_error_is_the_spread_over_samples_also_under_misfit():
     # a standard deviation of 300 values is known to 1/sqrt(600) = 4 %: 4 of these; the inverse
     # curvature, which trusts the model, says about half
     assert np.median(errors) == pytest.approx(np.std(logs), rel=0.16)
+
+
+def test_many_rows_are_fitted_to_a_millionth_whatever_their_order(sampled):
+    # beyond 4 million logits a row's terms are computed in float32, from a start on drawn rows
+    logits, targets = sampled(rows=20_000, classes=250, temperature=1.7, dtype=torch.float32)
+    exact = math.exp(root_of_slope(logits, targets, 1.5, 1.9))
+    for order in (torch.arange(20_000), targets.argsort(), logits.amax(1).argsort()):
+        fit = fit_temperature(logits[order], targets[order])
+        assert fit.temperature == pytest.approx(exact, rel=1e-6)
+        assert fit.nll_after < fit.nll_before
+    wide = fit_temperature(logits.double(), targets, cross_fit=5)
+    fit = fit_temperature(logits, targets, cross_fit=5)
+    for name in ("nll_before", "nll_after", "ece_before", "ece_after", "se_log_temperature"):
+        assert getattr(fit, name) == pytest.approx(getattr(wide, name), rel=1e-5), name
+    assert fit.cross_fit.nll == pytest.approx(wide.cross_fit.nll, rel=1e-7)
+
+
+@pytest.mark.parametrize("rows", [60, 3000])
+def test_cross_fitting_is_fitting_without_the_fold(sampled, rows):
+    """Few rows are fitted again, many by the moments of all: the same numbers."""
+    logits, targets = sampled(rows=rows, temperature=2.0)
+    weights = 0.5 + torch.rand(rows, generator=torch.Generator().manual_seed(1)).double()
+    found = fit_temperature(logits, targets, weights, cross_fit=4, seed=7).cross_fit
+    fold_of = CalibrationRows(logits, targets).folds(4, seed=7)
+    calibrated = torch.empty_like(logits)
+    for fold in range(4):
+        kept = fold_of != fold
+        other = fit_temperature(logits[kept], targets[kept], weights[kept])
+        calibrated[~kept] = logits[~kept] / other.temperature
+    assert found.folds == 4
+    assert found.nll == pytest.approx(
+        negative_log_likelihood(calibrated, targets, weights), rel=1e-7
+    )
+    assert found.ece == pytest.approx(
+        expected_calibration_error(calibrated, targets, weights).total, abs=1e-6
+    )
+
+
+def test_folds_keep_groups_together(sampled):
+    logits, targets = sampled(rows=90)
+    groups = torch.arange(90) // 3
+    fold_of = CalibrationRows(logits, targets, None, groups).folds(5, seed=0)
+    assert (fold_of.view(30, 3) == fold_of.view(30, 3)[:, :1]).all()
+    assert fold_of.bincount().tolist() == [18] * 5
+    with pytest.raises(UserError, match="31 folds of 30 groups"):
+        fit_temperature(logits, targets, groups=groups, cross_fit=31)
+    with pytest.raises(UserError, match="1 folds of 90 rows"):
+        fit_temperature(logits, targets, cross_fit=1)
+
+
+def test_groups_make_the_standard_error_cluster_robust(sampled):
+    logits, targets = sampled(rows=300, temperature=2.0)
+    repeated = logits.repeat(5, 1), targets.repeat(5)
+    groups = torch.arange(300).repeat(5)
+    once = fit_temperature(logits, targets)
+    clustered = fit_temperature(*repeated, groups=groups)
+    assert clustered.se_log_temperature == pytest.approx(once.se_log_temperature, rel=1e-9)
+    naive = fit_temperature(*repeated)
+    assert naive.se_log_temperature == pytest.approx(once.se_log_temperature / 5**0.5, rel=1e-9)

@@ -3,9 +3,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.uncertainty_oracles import miscalibrated, squared_error_interval
 from scipy.stats import binom
 
+from reference.uncertainty_oracles import miscalibrated, squared_error_interval
 from temperance.calibration import (
     Interval,
     bootstrap_intervals,

@@ -65,7 +65,7 @@ def matrix(z, y, share, at, *, off_diagonal=None, intercept=0.1, diagonal=1.0, i
 
     def predict(theta, rows):
         w, b = split(theta)
-        return log_softmax(inputs(rows) / t @ w.T + b, axis=1)
+        return log_softmax(inputs(rows / t) @ w.T + b, axis=1)
 
     def objective(theta):
         w, b = split(theta)

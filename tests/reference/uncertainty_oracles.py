@@ -42,9 +42,7 @@ def squared_error_interval(confidence, correct, n_bins, groups=None):
     for b, block in enumerate(blocks):
         gap = error[block].mean()
         plug_in += len(block) / n * gap**2
-        products = [
-            error[i] * error[j] for i in block for j in block if groups[i] != groups[j]
-        ]
+        products = [error[i] * error[j] for i in block for j in block if groups[i] != groups[j]]
         estimate += len(block) / n * np.mean(products)
         scale.append(len(block) / n / len(products) * len(block) ** 2 / len(products))
         for i in block:
@@ -65,21 +63,28 @@ def squared_error_interval(confidence, correct, n_bins, groups=None):
     estimate = max(estimate, 0)
 
     def too_far(truth):
-        return (estimate - truth) ** 2 - 1.959963984540054**2 * (constant + linear * truth / plug_in)
+        return (estimate - truth) ** 2 - 1.959963984540054**2 * (
+            constant + linear * truth / plug_in
+        )
 
     low = brentq(too_far, -1, estimate, xtol=1e-14) if too_far(-1) > 0 else -1.0
     return low, brentq(too_far, estimate, 3, xtol=1e-14)
 
 
-def correlation_of_hits(confidence, correct, groups, n_bins):
-    """Over pairs of rows of one group in one bin of equal width."""
-    bins = np.ceil(confidence * n_bins).astype(int)
-    products = expected = 0.0
-    for b in set(bins):
-        accuracy = correct[bins == b].mean()
-        for i in np.flatnonzero(bins == b):
-            for j in np.flatnonzero(bins == b):
-                if i != j and groups[i] == groups[j]:
-                    products += (correct[i] - accuracy) * (correct[j] - accuracy)
-                    expected += accuracy * (1 - accuracy)
-    return products / expected
+def shared_luck(confidence, correct, groups, n_bins):
+    """The larger of what bins of equal width and all confidences together show, pair by pair."""
+    error, found = confidence - correct, []
+    for bins in (np.ceil(confidence * n_bins), np.zeros(len(error))):
+        covariance = at_most = 0.0
+        for b in set(bins):
+            rows = np.flatnonzero(bins == b)
+            pairs = [(i, j) for i in rows for j in rows if i != j]
+            together = [(i, j) for i, j in pairs if groups[i] == groups[j]]
+            apart = [error[i] * error[j] for i, j in pairs if groups[i] != groups[j]]
+            squared_gap = np.mean(apart) if apart else 0.0
+            for i, j in together:
+                c, d = confidence[i], confidence[j]
+                covariance += error[i] * error[j] - squared_gap
+                at_most += min(c, d) - c * d
+        found.append(np.clip(covariance / at_most, 0, 1) if at_most else 0.0)
+    return max(found)

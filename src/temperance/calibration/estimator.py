@@ -22,7 +22,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
-from temperance.calibration.calibrators import get_calibrator
+from temperance.calibration.calibrators import Calibrator, get_calibrator
 from temperance.config import Args
 from temperance.errors import UserError
 
@@ -112,7 +112,7 @@ class CalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator): 
         labels = column_or_1d(y, warn=True)
         weights = None if sample_weight is None else column_or_1d(sample_weight, dtype=np.float64)
         if weights is not None and not weights.any():
-            raise UserError("Sample weights are all zero", where="sample_weight")
+            raise UserError("is zero for every row", where="sample_weight")
         _check_classes(labels if weights is None else labels[weights > 0])
         calibrator = get_calibrator(self.calibrator, **(self.calibrator_args or {}))
         routed = self._route(sample_weight, fit_params)
@@ -125,28 +125,7 @@ class CalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator): 
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(self.estimator_, name):
                 setattr(self, name, getattr(self.estimator_, name))
-
-        encoder = LabelEncoder()
-        encoder.classes_ = self.classes_
-        targets = encoder.transform(labels)
-        logits = self._to_logits(response)
-        if _response_method(self.estimator_) != "decision_function":
-            never = np.flatnonzero(np.isneginf(logits[np.arange(len(targets)), targets]))
-            logits[never, targets[never]] = np.log(np.finfo(response.dtype).tiny)
-        calibrator.fit(
-            torch.from_numpy(logits),
-            torch.from_numpy(targets),
-            None if weights is None else torch.tensor(weights),
-        )
-        self.calibrator_ = calibrator
-        report = calibrator.fit_report
-        if report is not None and not report.usable:
-            warnings.warn(
-                f"the calibrator '{calibrator.name}' fits nothing to these {report.n} rows"
-                f" (status '{report.status}') and leaves the probabilities as they are",
-                UserWarning,
-                stacklevel=2,
-            )
+        self.calibrator_ = self._calibrate(calibrator, response, labels, weights)
         return self
 
     def predict_log_proba(self, X: Any) -> Float[NDArray[np.float64], "rows classes"]:
@@ -227,6 +206,39 @@ class CalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator): 
             )
         self.estimator_ = clone(self.estimator).fit(X, y, **params)
         return response
+
+    def _calibrate(
+        self,
+        calibrator: Calibrator,
+        response: Float[NDArray[Any], " rows *columns"],
+        labels: Shaped[NDArray[Any], " rows"],
+        weights: Float[NDArray[np.float64], " rows"] | None,
+    ) -> Calibrator:
+        """The calibrator, fitted on what the classifier says and what is true."""
+        encoder = LabelEncoder()
+        encoder.classes_ = self.classes_
+        targets = encoder.transform(labels)
+        logits = self._to_logits(response)
+        reasons = ""
+        if _response_method(self.estimator_) != "decision_function":
+            denied = np.isneginf(logits[np.arange(len(targets)), targets])
+            logits[denied, targets[denied]] = np.log(np.finfo(response.dtype).tiny)
+            if denied.any():
+                reasons = f"; {denied.sum()} true classes have probability 0"
+        calibrator.fit(
+            torch.from_numpy(logits),
+            torch.from_numpy(targets),
+            None if weights is None else torch.tensor(weights),
+        )
+        report = calibrator.fit_report
+        if report is not None and not report.usable:
+            warnings.warn(
+                f"the calibrator '{calibrator.name}' fits nothing to these {report.n} rows and"
+                f" leaves the probabilities as they are (status '{report.status}'{reasons})",
+                UserWarning,
+                stacklevel=3,
+            )
+        return calibrator
 
     def _respond(self, X: Any) -> Float[NDArray[Any], " rows *columns"]:
         """What the fitted classifier says."""

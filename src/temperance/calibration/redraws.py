@@ -15,7 +15,7 @@ from scipy.fft import dct, idct
 from torch import Tensor
 
 from temperance.calibration.metrics.bins import bin_index, block_sizes
-from temperance.calibration.metrics.chunks import row_chunks
+from temperance.calibration.metrics.chunks import softmax_chunks
 from temperance.calibration.metrics.ranges import RankRanges
 from temperance.calibration.metrics.smooth import GRID, on_grid, smooth_error_of_grid
 
@@ -79,7 +79,7 @@ def _shared(
     member: Int[Tensor, " rows"],
     bin_of: Int[Tensor, " rows"],
 ) -> float:
-    """Covariance of hits over pairs of one group in one bin, against that of rows whose luck is one.
+    """Covariance of hits over pairs of one group in one bin, against that under the same luck.
 
     Products of confidence − hit count less what pairs of two groups give: miscalibration of the
     bin, which all pairs share, is no covariance.
@@ -146,7 +146,7 @@ class TopLabelErrors:
 
 
 class LabelErrors:
-    """Errors of the probabilities of all classes under any labels; takes 16 bytes per logit."""
+    """Errors of the probabilities of all classes under any labels; takes 25 bytes per logit."""
 
     def __init__(self, logits: Float[Tensor, "rows classes"], n_bins: int) -> None:
         rows, classes = logits.shape
@@ -156,13 +156,13 @@ class LabelErrors:
         self.bins = torch.empty_like(self.ranges.below)
         self.mass = torch.zeros(classes * n_bins, dtype=torch.float64, device=logits.device)
         offset = torch.arange(classes, device=logits.device) * n_bins
-        for part in row_chunks(logits):
-            probabilities = logits[part].double().softmax(1)
+        for chunk in softmax_chunks(logits):
+            probabilities = chunk.share.div_(chunk.total[:, None])
             bins = bin_index(probabilities, n_bins)
-            self.bins[part] = bins.to(self.bins)
+            self.bins[chunk.part] = bins.to(self.bins)
             cells = (bins + offset).flatten()
             self.mass += torch.bincount(cells, probabilities.flatten(), len(self.mass))
-            torch.cumsum(probabilities, 1, out=self.cumulative[part])
+            torch.cumsum(probabilities, 1, out=self.cumulative[chunk.part])
 
     def labels(self, uniform: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
         """The labels that numbers in [0, 1) draw; never one of probability 0."""

@@ -59,11 +59,16 @@ MIXES_CLASSES = {"matrix", "dirichlet"}  # and so refuses masked ones
 COUNTS_ROWS = {"mixture", "auto"}  # a prior of one row, folds of rows: weights do not count
 DRAWS_FOLDS = {"auto"}  # by the order of the rows
 TAKES_ANY_CLASSES = {"temperature", "auto"}  # which chooses it here
+FEWER_FOLDS = {"auto": {"folds": 2}}  # it fits every other calibrator on each
 STEPS = {"histogram", "isotonic", "irm"}  # of one probability: no temperature is among these maps
 
 names = sorted(METHODS)
 every_method = pytest.mark.parametrize("name", names)
 AT = torch.tensor([[3.0, 1.0, -2.0, 0.5], [-1.0, 0.0, 6.0, 2.0]], dtype=torch.float64)
+
+
+def make(name):
+    return METHODS[name](**FEWER_FOLDS.get(name, {}))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,7 +95,7 @@ def rows():
 @pytest.fixture(scope="module")
 def fitted(rows, listed):
     """Every calibrator, fitted once."""
-    return {name: METHODS[name]().fit(*rows(300)) for name in names}
+    return {name: make(name).fit(*rows(300)) for name in names}
 
 
 def assert_same(calibrated, expected, tolerance=1e-6):
@@ -101,7 +106,7 @@ def assert_same(calibrated, expected, tolerance=1e-6):
 
 @every_method
 def test_fit_returns_the_calibrator_with_its_report(name, rows):
-    calibrator = METHODS[name]()
+    calibrator = make(name)
     logits, targets = rows(300)
     assert calibrator.fit(logits, targets) is calibrator
     report = calibrator.fit_report
@@ -116,7 +121,7 @@ def test_fit_returns_the_calibrator_with_its_report(name, rows):
 
 @every_method
 def test_unfitted_is_neither_used_nor_saved(name, tmp_path):
-    calibrator = METHODS[name]()
+    calibrator = make(name)
     for use in (
         lambda: calibrator(AT),
         lambda: calibrator.tempered(2.0),
@@ -142,7 +147,7 @@ def test_what_is_loaded_gives_the_same_bits(name, fitted, rows, tmp_path):
 
 @every_method
 def test_state_and_record_make_a_fresh_instance_the_same(name, fitted):
-    calibrator, again = fitted[name], METHODS[name]()
+    calibrator, again = fitted[name], make(name)
     again.restore(json.loads(json.dumps(calibrator.record())))
     again.load_state_dict(calibrator.state_dict())
     assert torch.equal(again(AT), calibrator(AT))
@@ -153,10 +158,8 @@ def test_state_and_record_make_a_fresh_instance_the_same(name, fitted):
 def test_weights_are_repeated_rows(name, rows):
     logits, targets = rows(200)
     times = torch.arange(200) % 3
-    weighted = METHODS[name]().fit(logits, targets, times.double() / 7)
-    repeated = METHODS[name]().fit(
-        logits.repeat_interleave(times, 0), targets.repeat_interleave(times)
-    )
+    weighted = make(name).fit(logits, targets, times.double() / 7)
+    repeated = make(name).fit(logits.repeat_interleave(times, 0), targets.repeat_interleave(times))
     assert_same(weighted(AT), repeated(AT))
 
 
@@ -164,28 +167,28 @@ def test_weights_are_repeated_rows(name, rows):
 def test_weights_are_relative(name, rows):
     logits, targets = rows(200)
     weights = torch.arange(200.0) % 3 + 0.5
-    light = METHODS[name]().fit(logits, targets, weights / 1000)
-    assert_same(light(AT), METHODS[name]().fit(logits, targets, weights)(AT))
+    light = make(name).fit(logits, targets, weights / 1000)
+    assert_same(light(AT), make(name).fit(logits, targets, weights)(AT))
 
 
 @pytest.mark.parametrize("name", sorted(set(names) - DRAWS_FOLDS))
 def test_the_order_of_the_rows_does_not_matter(name, fitted, rows):
     logits, targets = rows(300)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
-    assert_same(METHODS[name]().fit(logits[order], targets[order])(AT), fitted[name](AT))
+    assert_same(make(name).fit(logits[order], targets[order])(AT), fitted[name](AT))
 
 
 @pytest.mark.parametrize("name", sorted(LOWERS_NLL & set(names)))
 @pytest.mark.parametrize("sharpness", [0.05, 0.5, 1.0, 20.0])
 def test_nll_does_not_rise_where_promised(name, sharpness, rows):
     logits, targets = rows(150)
-    report = METHODS[name]().fit(sharpness * logits, targets).fit_report
+    report = make(name).fit(sharpness * logits, targets).fit_report
     assert report.nll_after <= report.nll_before
 
 
 @every_method
 def test_the_temperature_of_the_truth_is_recovered(name, rows):
-    calibrator = METHODS[name]().fit(*rows(2000))
+    calibrator = make(name).fit(*rows(2000))
     logits, targets = rows(4000, seed=1)
     truth = negative_log_likelihood(logits / 2, targets)
     raw = negative_log_likelihood(logits, targets)
@@ -229,6 +232,15 @@ def test_dtype_stays(name, fitted, dtype, tolerance):
 
 
 @every_method
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_rows_of_any_dtype_are_fitted_in_float64(name, rows, dtype):
+    logits, targets = rows(300)
+    logits = logits.to(dtype)
+    narrow, wide = make(name).fit(logits, targets), make(name).fit(logits.double(), targets)
+    assert_same(narrow(AT), wide(AT), 1e-5 if dtype == torch.float32 else 1e-4)
+
+
+@every_method
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [1e4, 6e4])
 def test_extreme_logits_give_no_nan(name, fitted, dtype, size):
@@ -243,7 +255,7 @@ def test_extreme_logits_give_no_nan(name, fitted, dtype, size):
 def test_masked_classes_stay_masked(name, rows):
     logits, targets = rows(300)
     logits[torch.arange(300)[targets != 1], 1] = -torch.inf
-    calibrator = METHODS[name]().fit(logits, targets)
+    calibrator = make(name).fit(logits, targets)
     assert math.isfinite(calibrator.fit_report.nll_after)
     at, _ = rows(50, seed=1)
     at[::2, 2], at[::3, 0] = -torch.inf, -torch.inf
@@ -256,7 +268,7 @@ def test_masked_classes_stay_masked(name, rows):
 def test_a_class_without_targets_is_no_obstacle(name, rows):
     logits, targets = rows(300)
     targets[targets == 3] = 0
-    calibrator = METHODS[name]().fit(logits, targets)
+    calibrator = make(name).fit(logits, targets)
     assert calibrator.fit_report.usable
     assert calibrator(logits).isfinite().all()
 
@@ -278,7 +290,7 @@ def test_another_number_of_classes_is_refused(name, fitted):
 )
 def test_degenerate_rows_change_nothing(name, logits, targets, status):
     logits, targets = torch.tensor(logits), torch.tensor(targets)
-    calibrator = METHODS[name]().fit(logits, targets)
+    calibrator = make(name).fit(logits, targets)
     report = calibrator.fit_report
     usable = status in calibrator.handles
     assert (report.status, report.usable, report.fragile) == (status, usable, usable)
@@ -290,11 +302,11 @@ def test_degenerate_rows_change_nothing(name, logits, targets, status):
 @every_method
 def test_cross_fitting_is_reported(name, rows):
     logits, targets = rows(200)
-    report = METHODS[name]().fit(logits, targets, cross_fit=2).fit_report
+    report = make(name).fit(logits, targets, cross_fit=2).fit_report
     assert report.cross_fit.folds == 2
     assert report.cross_fit.nll > 0
     assert 0 <= report.cross_fit.ece <= 1
-    assert report.nll_after == METHODS[name]().fit(logits, targets).fit_report.nll_after
+    assert report.nll_after == make(name).fit(logits, targets).fit_report.nll_after
 
 
 @every_method
@@ -307,7 +319,7 @@ def test_tempered_divides_what_was_calibrated(name, fitted):
 @every_method
 def test_batches_are_rows(name, fitted, rows):
     batches = zip(*(column.split(70) for column in rows(300)), strict=True)
-    again = METHODS[name]().fit_batches(batches)
+    again = make(name).fit_batches(batches)
     assert torch.equal(again(AT), fitted[name](AT))
     assert again.fit_report == fitted[name].fit_report
 

@@ -4,22 +4,64 @@ from __future__ import annotations
 
 from typing import Any
 
+from temperance.calibration.calibrators.adaptive import AdaptiveTemperatureScaling
+from temperance.calibration.calibrators.auto import AutoCalibrator
 from temperance.calibration.calibrators.base import Calibrator
+from temperance.calibration.calibrators.beta import BetaCalibration
+from temperance.calibration.calibrators.dirichlet import DirichletCalibration
+from temperance.calibration.calibrators.ensemble import EnsembleTemperatureScaling
+from temperance.calibration.calibrators.histogram import HistogramBinning
+from temperance.calibration.calibrators.irm import IRM
+from temperance.calibration.calibrators.isotonic import IsotonicRegression
+from temperance.calibration.calibrators.matrix import MatrixScaling
+from temperance.calibration.calibrators.mixture import UniformMixture
+from temperance.calibration.calibrators.platt import PlattScaling
+from temperance.calibration.calibrators.predicted_class import PredictedClassTemperature
 from temperance.calibration.calibrators.temperature import TemperatureArgs, TemperatureScaling
+from temperance.calibration.calibrators.vector import VectorScaling
 from temperance.config import Args, look_up, one_of
 
 __all__ = [
     "CALIBRATORS",
+    "IRM",
+    "AdaptiveTemperatureScaling",
+    "AutoCalibrator",
+    "BetaCalibration",
     "Calibrator",
     "CalibratorArgs",
+    "DirichletCalibration",
+    "EnsembleTemperatureScaling",
+    "HistogramBinning",
+    "IsotonicRegression",
+    "MatrixScaling",
+    "PlattScaling",
+    "PredictedClassTemperature",
     "TemperatureArgs",
     "TemperatureScaling",
+    "UniformMixture",
+    "VectorScaling",
     "get_calibrator",
     "list_calibrators",
 ]
 
 CALIBRATORS: dict[str, type[Calibrator]] = {
-    calibrator.name: calibrator for calibrator in (TemperatureScaling,)
+    calibrator.name: calibrator
+    for calibrator in (
+        TemperatureScaling,
+        EnsembleTemperatureScaling,
+        AdaptiveTemperatureScaling,
+        PredictedClassTemperature,
+        UniformMixture,
+        IRM,
+        VectorScaling,
+        MatrixScaling,
+        DirichletCalibration,
+        PlattScaling,
+        BetaCalibration,
+        IsotonicRegression,
+        HistogramBinning,
+        AutoCalibrator,
+    )
 }
 
 CalibratorArgs = one_of(*(calibrator.args_class for calibrator in CALIBRATORS.values()))

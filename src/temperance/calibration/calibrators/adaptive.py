@@ -75,7 +75,7 @@ class AdaptiveTemperatureScaling(Calibrator):
         targets: Int[Tensor, " rows"],
         weights: Float[Tensor, " rows"] | None,
     ) -> Solved:
-        """The coefficients by Fisher scoring from T on, so the NLL is never above that of T."""
+        """The coefficients by Newton's method from T on, so the NLL is never above that of T."""
         temperature = common_temperature(logits, targets, weights)
         share = shares(weights, logits)
         self.temperature = share.new_tensor(temperature)
@@ -91,11 +91,11 @@ class AdaptiveTemperatureScaling(Calibrator):
         def derivatives(coefficients: Float[Tensor, "1 features"]) -> Derivatives:
             rows = row_likelihoods(logits, targets, design @ coefficients[0])
             off = coefficients - start
-            information = design.T @ (design * (share * rows.information)[:, None])
+            curvature = design.T @ (design * (share * rows.curvature)[:, None])
             return Derivatives(
                 share @ rows.nll + (penalty * off.square()).sum(1),
                 (share * rows.slope) @ design + 2 * penalty * off,
-                (information + 2 * penalty.diag())[None],
+                (curvature + 2 * penalty.diag())[None],
             )
 
         found = minimise(derivatives, start)

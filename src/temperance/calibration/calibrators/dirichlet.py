@@ -17,15 +17,16 @@ class DirichletArgs(OffDiagonalArgs):
 
 
 class DirichletCalibration(MatrixScaling):
-    """W log softmax(z) + b: `MatrixScaling` of the log-probabilities, with the same penalty.
+    """W log softmax(z / T) + b: `MatrixScaling` of the log-probabilities, with the same penalty.
 
-    Unlike matrix scaling it does not see by how much all logits of a row are shifted. Of two
-    classes it is beta calibration with other bounds.
+    Unlike matrix scaling it does not see by how much all logits of a row are shifted. Kull et al.
+    take the log-probabilities as they are, T = 1. Of two classes this is beta calibration without
+    its bounds.
     """
 
     name = "dirichlet"
     args_class = DirichletArgs
 
-    def inputs(self, logits: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
-        """The log-probabilities."""
-        return super().inputs(logits).log_softmax(1)
+    def scores(self, tempered: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
+        """The log-probabilities after temperature scaling."""
+        return super().scores(tempered).log_softmax(1)

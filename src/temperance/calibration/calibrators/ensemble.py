@@ -20,8 +20,6 @@ from temperance.calibration.calibrators.row_likelihoods import (
 )
 from temperance.config import Args
 
-DAMPING = 1e-10  # of the curvature, which is singular where T = 1
-
 
 class EnsembleArgs(Args):
     """Ensemble temperature scaling."""
@@ -88,7 +86,7 @@ class EnsembleTemperatureScaling(Calibrator):
             return Derivatives(
                 (mixture.sum() - share @ mixed.log())[None],
                 (1 - share @ relative)[None],
-                (curvature + DAMPING * torch.eye(3).to(curvature))[None],
+                curvature[None],
             )
 
         start = share.new_full((1, 3), 1 / 3)

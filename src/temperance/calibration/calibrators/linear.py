@@ -23,13 +23,13 @@ OUT_OF_ITERATIONS = 1  # SciPy's status
 
 
 class LinearScaling(Calibrator):
-    """W x + b with scores x of the classes; W is a matrix, or its diagonal alone.
+    """W x + b with scores x of the classes under logits / T; W is a matrix, or its diagonal alone.
 
-    Minimises the mean NLL + Σ penalty · (parameter − that of temperature scaling)², from
-    temperature scaling on, where the penalty is 0: on the rows fitted the NLL is never above that
-    of temperature scaling. W is penalised in units of 1/T, so that the penalties mean the same
-    whatever the scale of the logits; they are relative to the mean NLL, so more rows do not weaken
-    them.
+    T is the calibration temperature, fitted first: the result does not depend on the scale of the
+    logits, and W = 1 with b = 0 is temperature scaling. From there on the mean NLL plus
+    Σ penalty · (parameter − that of temperature scaling)² falls, so on the rows fitted the NLL is
+    never above that of temperature scaling. The penalties are relative to the mean NLL: more rows
+    do not weaken them.
 
     L-BFGS in float64 until no component of the gradient exceeds 1e-8, each parameter in units of
     its curvature at the start, or until the objective falls by less than float64 can tell.
@@ -37,17 +37,20 @@ class LinearScaling(Calibrator):
 
     keeps_argmax = False
     has_matrix: ClassVar[bool]
+    temperature: Tensor
     weight: Tensor
+    """(classes, classes), or the diagonal (classes,)"""
     bias: Tensor
+    """(classes,)"""
 
     def __init__(self, args: Args | None = None, **values: Any) -> None:
         super().__init__(args, **values)
-        self.register_buffer("weight", torch.empty(0, dtype=torch.float64))
-        self.register_buffer("bias", torch.empty(0, dtype=torch.float64))
+        for name in ("temperature", "weight", "bias"):
+            self.register_buffer(name, torch.empty(0, dtype=torch.float64))
 
-    def inputs(self, logits: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
-        """The scores x, of at least float32."""
-        return widened(logits)
+    def scores(self, tempered: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
+        """x of logits / T."""
+        return tempered
 
     def penalties(self, classes: int) -> Float[Tensor, "classes parameters"]:
         """On each parameter: the weights of a class, then its bias."""
@@ -60,10 +63,10 @@ class LinearScaling(Calibrator):
         targets: Int[Tensor, " rows"],
         weights: Float[Tensor, " rows"] | None,
     ) -> Solved:
-        """Weight and bias."""
-        temperature = common_temperature(logits, targets, weights)
-        penalty = self.penalties(logits.shape[1]).to(logits.device)
-        objective = _Objective(self, logits, targets, shares(weights, logits), temperature, penalty)
+        """T, then weight and bias."""
+        share = shares(weights, logits)
+        self.temperature = share.new_tensor(common_temperature(logits, targets, weights))
+        objective = _Objective(self, logits, targets, share)
         unit = objective.curvature(objective.start).sqrt()
 
         def scaled(values: np.ndarray) -> tuple[float, np.ndarray]:
@@ -85,8 +88,7 @@ class LinearScaling(Calibrator):
             },
         )
         parameters = torch.from_numpy(found.x).to(unit.device).view_as(unit) / unit
-        weight, self.bias = _split(parameters)
-        self.weight = weight / temperature
+        self.weight, self.bias = _split(parameters)
         return Solved(
             int(found.nit), "at_bound" if found.status == OUT_OF_ITERATIONS else "converged"
         )
@@ -94,12 +96,13 @@ class LinearScaling(Calibrator):
     def calibrate(self, logits: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
         """W x + b."""
         check_class_count(logits, len(self.bias))
-        scores = self.inputs(logits)
-        return narrowed(_map(scores, self.weight.to(scores), self.bias.to(scores)), logits)
+        wide = widened(logits)
+        scores = self.scores(wide / self.temperature.to(wide))
+        return narrowed(_map(scores, self.weight.to(wide), self.bias.to(wide)), logits)
 
 
 class _Objective:
-    """Penalised mean NLL of a linear map of the scores / T, a chunk of rows at a time."""
+    """Penalised mean NLL of W x + b, a chunk of rows at a time."""
 
     def __init__(
         self,
@@ -107,13 +110,11 @@ class _Objective:
         logits: Float[Tensor, "rows classes"],
         targets: Int[Tensor, " rows"],
         share: Float[Tensor, " rows"],
-        temperature: float,
-        penalty: Float[Tensor, "classes parameters"],
     ) -> None:
-        self.calibrator, self.temperature = calibrator, temperature
+        self.calibrator = calibrator
         self.logits, self.targets, self.share = logits, targets.long(), share
-        self.penalty = penalty
-        identity = torch.eye(len(penalty), dtype=penalty.dtype, device=penalty.device)
+        self.penalty = calibrator.penalties(logits.shape[1]).to(share)
+        identity = torch.eye(logits.shape[1]).to(share)
         weight = identity if calibrator.has_matrix else identity.sum(1, keepdim=True)
         self.start = torch.cat([weight, torch.zeros_like(weight[:, :1])], 1)
 
@@ -149,7 +150,8 @@ class _Objective:
         """Scores (masked ones 0) and log-probabilities of some rows."""
         logits = self.logits[part].double()
         masked = logits == -torch.inf
-        scores = (self.calibrator.inputs(logits) / self.temperature).masked_fill(masked, 0)
+        tempered = logits / self.calibrator.temperature
+        scores = self.calibrator.scores(tempered).masked_fill(masked, 0)
         mapped = _map(scores, *_split(parameters)).masked_fill(masked, -torch.inf)
         return scores, mapped.log_softmax(1)
 

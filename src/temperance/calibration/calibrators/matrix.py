@@ -9,7 +9,6 @@ from jaxtyping import Float
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from temperance.calibration.calibrators.applying import widened
 from temperance.calibration.calibrators.linear import LinearScaling
 from temperance.config import Args
 from temperance.errors import UserError
@@ -19,12 +18,12 @@ class OffDiagonalArgs(Args):
     """Off-diagonal and intercept regularisation (ODIR)."""
 
     off_diagonal: PositiveFloat | None = None
-    """λ, on the mean of the squared off-diagonal weights (in units of 1/T), relative to the mean
-    NLL; by default 0.1 · classes · (classes − 1), which is 0.1 on the square of each."""
+    """λ, on the mean of the squared off-diagonal weights, relative to the mean NLL; by default
+    0.1 · classes · (classes − 1), which is 0.1 on the square of each."""
     intercept: PositiveFloat = 0.1
     """μ, on the mean of the squared biases."""
     diagonal: PositiveFloat = 1.0
-    """On the mean of (diagonal weight · T − 1)². Not in ODIR; without it a class that no target
+    """On the mean of (diagonal weight − 1)². Not in ODIR; without it a class that no target
     has would be scaled to infinity."""
 
 
@@ -35,7 +34,7 @@ class MatrixArgs(OffDiagonalArgs):
 
 
 class MatrixScaling(LinearScaling):
-    """W z + b with a full matrix W, drawn towards temperature scaling.
+    """W z / T + b with a full matrix W; see `LinearScaling`.
 
     λ · mean of the squared off-diagonal weights + μ · mean of the squared biases is added to the
     mean NLL (ODIR: Kull et al. 2019, §4), since classes² weights fit the noise of any split. As
@@ -56,19 +55,19 @@ class MatrixScaling(LinearScaling):
     has_matrix = True
     args: OffDiagonalArgs
 
-    def inputs(self, logits: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
-        """The logits.
+    def scores(self, tempered: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
+        """The logits / T.
 
         Raises:
             UserError: if a class is masked.
         """
-        if bool((logits == -torch.inf).any()):
+        if bool((tempered == -torch.inf).any()):
             raise UserError(
                 f"{type(self).__name__} mixes all classes, but some are masked (-inf)",
                 where="logits",
                 mend="Use one that keeps them apart, such as vector or temperature",
             )
-        return widened(logits)
+        return tempered
 
     def penalties(self, classes: int) -> Float[Tensor, "classes parameters"]:
         """On the weights, then on the bias of each class."""

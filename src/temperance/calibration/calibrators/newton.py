@@ -16,6 +16,7 @@ MAX_ITERATIONS = 100
 MAX_HALVINGS = 50
 SUFFICIENT = 1e-4  # share of the decrease that the gradient promises (Armijo)
 ROUNDING = 1e-14  # relative: a smaller rise of a value means nothing
+SMALLEST = 1e-10  # eigenvalue of the Hessian, relative to the largest
 
 
 class Derivatives(NamedTuple):
@@ -24,7 +25,7 @@ class Derivatives(NamedTuple):
     value: Float[Tensor, " problems"]
     gradient: Float[Tensor, "problems parameters"]
     curvature: Float[Tensor, "problems parameters parameters"]
-    """The Hessian, or what stands for it: positive definite."""
+    """The Hessian. Where it is not positive definite, its eigenvalues count as positive."""
 
 
 class Minimum(NamedTuple):
@@ -72,13 +73,24 @@ def _newton_step(
     at_bound: Bool[Tensor, "problems parameters"],
 ) -> Float[Tensor, "problems parameters"]:
     """The Newton step of the parameters that are free, without those that would leave a bound."""
-    step = at.gradient
+    curvature, step = _definite(at.curvature), at.gradient
     for _ in range(step.shape[1]):
-        coupled = at.curvature.masked_fill(held[:, :, None] | held[:, None, :], 0)
+        coupled = curvature.masked_fill(held[:, :, None] | held[:, None, :], 0)
         coupled = coupled + torch.diag_embed(held.to(coupled.dtype))
         step = -torch.linalg.solve(coupled, at.gradient.masked_fill(held, 0))
         held = held | (at_bound & (step < 0))
     return step.masked_fill(held, 0)
+
+
+def _definite(
+    hessian: Float[Tensor, "problems parameters parameters"],
+) -> Float[Tensor, "problems parameters parameters"]:
+    """With the sizes of the eigenvalues in their place: the step goes down along each."""
+    eigenvalues, vectors = torch.linalg.eigh(hessian)
+    sizes = eigenvalues.abs()
+    sizes = sizes.clamp(min=SMALLEST * sizes.amax(1, keepdim=True))
+    definite: Tensor = (vectors * sizes[:, None, :]) @ vectors.mT
+    return definite
 
 
 def _backtracked(

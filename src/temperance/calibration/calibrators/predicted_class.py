@@ -63,7 +63,7 @@ class PredictedClassTemperature(Calibrator):
         targets: Int[Tensor, " rows"],
         weights: Float[Tensor, " rows"] | None,
     ) -> Solved:
-        """Every T_k by Fisher scoring from T on, so the NLL is never above that of T."""
+        """Every T_k by Newton's method from T on, so the NLL is never above that of T."""
         classes = logits.shape[1]
         common = common_temperature(logits, targets, weights)
         share = shares(weights, logits)
@@ -79,7 +79,7 @@ class PredictedClassTemperature(Calibrator):
             return Derivatives(
                 by_class(rows.nll) + penalty * off.square(),
                 (by_class(rows.slope) + 2 * penalty * off)[:, None],
-                (by_class(rows.information) + 2 * penalty)[:, None, None],
+                (by_class(rows.curvature) + 2 * penalty)[:, None, None],
             )
 
         found = minimise(derivatives, share.new_full((classes, 1), math.log(common)))

@@ -12,7 +12,7 @@ from temperance.calibration.fitting import fit_rows
 from temperance.calibration.metrics.chunks import softmax_chunks
 from temperance.calibration.rows import CalibrationRows
 
-WIDEST = (1e-8, 1e8)  # of temperature, where it is a start and not an answer
+WIDEST = (1e-8, 1e8)  # of T: what is fitted after it does not depend on the scale of the logits
 
 
 class RowLikelihoods(NamedTuple):
@@ -20,8 +20,7 @@ class RowLikelihoods(NamedTuple):
 
     nll: Float[Tensor, " rows"]
     slope: Float[Tensor, " rows"]
-    information: Float[Tensor, " rows"]
-    """Fisher information: the second derivative in expectation, ≥ 0."""
+    curvature: Float[Tensor, " rows"]
 
 
 def row_likelihoods(
@@ -29,8 +28,11 @@ def row_likelihoods(
     targets: Int[Tensor, " rows"],
     log_temperature: Float[Tensor, " rows"],
 ) -> RowLikelihoods:
-    """NLL of softmax(logits / T) row by row: with m = logits / T its slope by log T is
-    m_target − E[m], and the information is the variance of m."""
+    """NLL of softmax(logits / T) row by row.
+
+    With m = logits / T, its slope by log T is m_target − E[m], and the derivative of that
+    Var[m] + E[m] − m_target.
+    """
     columns = []
     for chunk in softmax_chunks(logits, log_temperature.exp()):
         p = chunk.share / chunk.total[:, None]
@@ -38,7 +40,8 @@ def row_likelihoods(
         of_target = chunk.margin.gather(1, targets[chunk.part].long()[:, None])[:, 0]
         mean = (p * margin).sum(1)
         variance = (p * (margin - mean[:, None]).square()).sum(1)
-        columns.append((chunk.total.log() - of_target, of_target - mean, variance))
+        slope = of_target - mean
+        columns.append((chunk.total.log() - of_target, slope, variance - slope))
     return RowLikelihoods(*(torch.cat(column) for column in zip(*columns, strict=True)))
 
 
@@ -47,7 +50,7 @@ def common_temperature(
     targets: Int[Tensor, " rows"],
     weights: Float[Tensor, " rows"] | None,
 ) -> float:
-    """The calibration temperature that all rows share: from where richer maps start."""
+    """The calibration temperature of all rows, from where richer maps start."""
     return fit_rows(CalibrationRows(logits, targets, weights), bounds=WIDEST).temperature
 
 

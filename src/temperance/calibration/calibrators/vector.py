@@ -18,13 +18,13 @@ class VectorArgs(Args):
 
     name: Literal["vector"] = "vector"
     scale: PositiveFloat = 1.0
-    """Penalty on the mean over classes of (scale · T − 1)², relative to the mean NLL."""
+    """Penalty on the mean over classes of (scale − 1)², relative to the mean NLL."""
     intercept: PositiveFloat = 0.1
     """Penalty on the mean over classes of the squared bias."""
 
 
 class VectorScaling(LinearScaling):
-    """scale_k · z_k + bias_k for each class k.
+    """scale_k · z_k / T + bias_k for each class k; see `LinearScaling`.
 
     Guo et al. fit without a penalty; here one draws towards temperature scaling, without which a
     class that no target has would be scaled to infinity. As strong as it is by default, 1,000 rows

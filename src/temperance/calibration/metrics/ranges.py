@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temperance.calibration.metrics.bins import block_sizes
-from temperance.calibration.metrics.chunks import CHUNK, row_chunks
+from temperance.calibration.metrics.chunks import CHUNK
+from temperance.calibration.metrics.ranked import normalisers
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ class RankRanges:
 
     @classmethod
     def cut(cls, logits: Float[Tensor, "rows classes"], n_ranges: int) -> Self:
-        """Cut each class's sorted probabilities, a few classes at a time; float64."""
+        """Cut each class's sorted log-probabilities, a few classes at a time; float64."""
         rows, classes = logits.shape
         size = block_sizes(rows, n_ranges).to(logits.device)
         borders = size.cumsum(0)[:-1]
@@ -43,20 +44,20 @@ class RankRanges:
         up_to = torch.empty((rows, classes), dtype=small, device=logits.device)
         below = torch.empty_like(up_to)
         fractions, masses = [], []
-        log_total = torch.cat([logits[part].double().logsumexp(1) for part in row_chunks(logits)])
+        largest, log_total = normalisers(logits, torch.float64)
         step = max(1, CHUNK // rows)
         for start in range(0, classes, step):
             part = slice(start, start + step)
-            probabilities = (logits[:, part].double() - log_total[:, None]).exp().T.contiguous()
-            ordered = probabilities.sort(1).values
+            keys = (logits[:, part].double() - largest[:, None] - log_total[:, None]).T.contiguous()
+            ordered = keys.sort(1).values
             border = ordered[:, borders].contiguous()
             first, end = (torch.searchsorted(ordered, border, right=x) for x in (False, True))
             fractions.append((borders - first) / (end - first).double())
-            mass = torch.nn.functional.pad(ordered.cumsum(1), (1, 0))
+            mass = torch.nn.functional.pad(ordered.exp_().cumsum(1), (1, 0))
             edges = torch.cat([borders.new_zeros(1), borders, borders.new_tensor([rows])])
             masses.append(mass[:, edges].diff(dim=1))
-            up_to[:, part] = torch.searchsorted(border, probabilities).T.to(small)
-            below[:, part] = torch.searchsorted(border, probabilities, right=True).T.to(small)
+            up_to[:, part] = torch.searchsorted(border, keys).T.to(small)
+            below[:, part] = torch.searchsorted(border, keys, right=True).T.to(small)
         return cls(up_to, below, torch.cat(fractions), torch.cat(masses), size)
 
     def error(self, targets: Int[Tensor, " rows"]) -> float:

@@ -191,7 +191,7 @@ def for_each_class(
     logits = logits.detach()
     rows, classes = logits.shape
     dtype = working_dtype(logits)
-    largest, log_total = (column.cpu().numpy() for column in _normalisers(logits, dtype))
+    largest, log_total = (column.cpu().numpy() for column in normalisers(logits, dtype))
     labels = targets.cpu().numpy()
     by_class = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[by_class], np.arange(classes + 1))
@@ -225,7 +225,7 @@ def for_each_class(
     return [by_label[label] for label in range(classes)]
 
 
-def _normalisers(
+def normalisers(
     logits: Float[Tensor, "rows classes"], dtype: torch.dtype
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
     """Each row's maximum, and the log of Σ exp(logit − maximum)."""

@@ -23,14 +23,18 @@ class ExactBuffers(nn.Module):
     """A module whose buffers keep their dtype when a model around it is cast, as by `half()`."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        for child in self.children():
-            child._apply(fn)  # type: ignore[no-untyped-call]
-        for name, buffer in self._buffers.items():
-            assert buffer is not None
-            moved = fn(buffer)
-            same = moved.dtype == buffer.dtype
-            self._buffers[name] = moved if same else buffer.to(moved.device)
+        super()._apply(keeping_dtype(fn), recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def keeping_dtype(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What moves tensors as `fn` does, but casts none."""
+
+    def move(tensor: Tensor) -> Tensor:
+        moved = fn(tensor)
+        return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+    return move
 
 
 class LogGrid(ExactBuffers):

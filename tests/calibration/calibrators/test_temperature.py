@@ -89,28 +89,13 @@ def test_a_split_of_one_class_or_no_rows_is_refused():
 
 
 def test_an_unusable_fit_changes_nothing():
-    calibrator = TemperatureScaling().fit(torch.eye(3), torch.arange(3))
+    calibrator = TemperatureScaling().fit(2 * torch.eye(3), torch.arange(3))
     assert not calibrator.fit_report.usable
     assert torch.equal(calibrator(torch.eye(3)), torch.eye(3))
 
 
-@pytest.mark.parametrize("name", CALIBRATORS)
-def test_every_listed_calibrator_conforms(name, sampled):
-    logits, targets = sampled(temperature=2.0, dtype=torch.float32)
-    calibrator = get_calibrator(name).fit(logits, targets)
-    assert calibrator.name == name
-    assert calibrator(logits).shape == logits.shape
-    if calibrator.keeps_argmax:
-        assert torch.equal(calibrator(logits).argmax(1), logits.argmax(1))
-    again = get_calibrator(name)
-    again.load_state_dict(calibrator.state_dict())
-    again.restore(calibrator.record())
-    assert torch.equal(again(logits), calibrator(logits))
-    assert again.record() == calibrator.record()
-
-
 def test_calibrators_are_found_by_name():
-    assert list_calibrators() == ["temperature"]
+    assert list_calibrators() == sorted(CALIBRATORS)
     assert isinstance(get_calibrator("temperature"), TemperatureScaling)
     with pytest.raises(UserError, match="Did you mean 'temperature'"):
         get_calibrator("temprature")
