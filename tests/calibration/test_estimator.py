@@ -57,7 +57,9 @@ def test_scikit_learn_accepts_it(estimator, check):
 @parametrize_with_checks(
     [
         CalibratedClassifier(RidgeClassifier(), cv=3),
-        CalibratedClassifier(DecisionTreeClassifier(), smallest_probability=0.01, cv=2),
+        CalibratedClassifier(
+            DecisionTreeClassifier(random_state=0), smallest_probability=0.01, cv=2
+        ),
         CalibratedClassifier(SVC(), cv=2),
     ],
     expected_failed_checks=lambda model: WEIGHTS_FAIL if isinstance(model.estimator, SVC) else {},

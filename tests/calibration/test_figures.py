@@ -465,7 +465,7 @@ def test_every_case_draws_without_a_warning(cases):
         for draw in (drawings(*case)[name] for name in ("reliability", "smooth", "sweep")):
             figure = figure_of(2, layout=None)
             draw(figure)
-            figure.canvas.draw()
+            figure.draw_without_rendering()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -42,7 +42,7 @@ def test_one_number_is_that_of_the_one_shot_metric(sampled):
 
 def test_forward_gives_the_batch_and_adds_it(sampled):
     rows = sampled()
-    metric = CalibrationMetric(TopLabelSums(), key="brier")
+    metric = CalibrationMetric(CalibrationSums(7), key="brier")
     for batch in batches(rows):
         assert float(metric(*batch)) == pytest.approx(metrics.brier_score(*batch), abs=1e-13)
     assert float(metric.compute()) == pytest.approx(metrics.brier_score(*rows), abs=1e-13)

@@ -1,17 +1,47 @@
-"""How well a model knows its own confidence, and how to mend it: stands alone, takes logits."""
+"""How well a model knows its own confidence, and how to mend it: stands alone, takes logits.
+
+What needs an optional or slow import has a module of its own: `calibration.estimator` for
+scikit-learn, `calibration.torchmetrics_face` for torchmetrics.
+"""
 
 from temperance.calibration.calibrators import (
     CALIBRATORS,
+    IRM,
+    AdaptiveTemperatureScaling,
+    AutoCalibrator,
+    BetaCalibration,
     Calibrator,
     CalibratorArgs,
+    DirichletCalibration,
+    EnsembleTemperatureScaling,
+    HistogramBinning,
+    IsotonicRegression,
+    MatrixScaling,
+    PlattScaling,
+    PredictedClassTemperature,
     TemperatureArgs,
     TemperatureScaling,
+    UniformMixture,
+    VectorScaling,
     get_calibrator,
     list_calibrators,
 )
-from temperance.calibration.figures import reliability_before_after, reliability_diagram
-from temperance.calibration.fit_report import CrossFit, FitReport, TemperatureFit
-from temperance.calibration.fitting import fit_temperature
+from temperance.calibration.figures import (
+    classwise_grid,
+    reliability_before_after,
+    reliability_diagram,
+    smooth_reliability,
+    sweep_temperature,
+    temperature_sweep,
+)
+from temperance.calibration.fit_report import (
+    CrossFit,
+    FitReport,
+    TemperatureFit,
+)
+from temperance.calibration.fitting import (
+    fit_temperature,
+)
 from temperance.calibration.floors import (
     AcePower,
     Floor,
@@ -49,26 +79,56 @@ from temperance.calibration.metrics import (
     top_k_accuracy,
     top_k_calibration_error,
 )
-from temperance.calibration.report import CalibrationReport, calibration_report, describe
-from temperance.calibration.storage import load_calibrator, save_calibrator
+from temperance.calibration.report import (
+    CalibrationReport,
+    calibration_report,
+    describe,
+)
+from temperance.calibration.storage import (
+    load_calibrator,
+    save_calibrator,
+)
+from temperance.calibration.streaming import (
+    CalibrationSums,
+    StreamingReport,
+    TopLabelReport,
+    TopLabelSums,
+)
 
 __all__ = [
     "CALIBRATORS",
+    "IRM",
     "AcePower",
+    "AdaptiveTemperatureScaling",
+    "AutoCalibrator",
+    "BetaCalibration",
     "BrierDecomposition",
     "CalibrationError",
     "CalibrationReport",
+    "CalibrationSums",
     "Calibrator",
     "CalibratorArgs",
     "CrossFit",
     "DebiasedError",
+    "DirichletCalibration",
+    "EnsembleTemperatureScaling",
     "FitReport",
     "Floor",
+    "HistogramBinning",
     "Interval",
+    "IsotonicRegression",
+    "MatrixScaling",
+    "PlattScaling",
+    "PredictedClassTemperature",
     "ReliabilityBins",
+    "StreamingReport",
     "TemperatureArgs",
     "TemperatureFit",
     "TemperatureScaling",
+    "TopLabelReport",
+    "TopLabelSums",
+    "UniformMixture",
+    "VectorScaling",
     "accuracy",
     "ace_floor",
     "ace_floor_mean",
@@ -81,6 +141,7 @@ __all__ = [
     "calibration_report",
     "check_logits",
     "classwise_calibration_error",
+    "classwise_grid",
     "debiased_calibration_error",
     "debiased_error_interval",
     "describe",
@@ -99,6 +160,9 @@ __all__ = [
     "root_mean_square_calibration_error",
     "save_calibrator",
     "smooth_calibration_error",
+    "smooth_reliability",
+    "sweep_temperature",
+    "temperature_sweep",
     "thresholded_adaptive_calibration_error",
     "top_k_accuracy",
     "top_k_calibration_error",

@@ -43,10 +43,11 @@ class CalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator): 
     not fitted on.
 
     What is calibrated are logits: the decision function, where the one number d of two classes
-    becomes (0, d), or else log-probabilities. A probability of 0 is a masked class, and stays 0.
-    Where it is that of the true class the loss is infinite, and for the fit it counts as the
-    smallest number of its type (−708 in float64). A few such rows can leave nothing to fit
-    (`uninformative`): with few trees or neighbours, choose a `smallest_probability`.
+    becomes (0, d), or else log-probabilities. A probability of 0 is a masked class: it stays 0,
+    and calibrators that mix the classes refuse it. Where it is that of the true class the loss is
+    infinite, and for the fit it counts as the smallest normal number of its type (−708 in float64).
+    A few such rows can leave nothing to fit (`uninformative`): with few trees or neighbours,
+    choose a `smallest_probability`.
 
     Args:
         estimator: the classifier; has `decision_function`, `predict_log_proba` or `predict_proba`.

@@ -16,8 +16,8 @@ from temperance.calibration.fitting import fit_temperature
 from temperance.calibration.floors import (
     AcePower,
     Floor,
-    ace_floor,
     ace_power,
+    label_floors,
     top_label_floors,
 )
 from temperance.calibration.intervals import Interval, debiased_interval_of, intervals_of
@@ -269,7 +269,7 @@ def _how_sure(
         settings = {"redraws": REDRAWS, "seed": seed}
         return {
             **top_label_floors(of_event(scores, logits), n_bins=n_bins, groups=groups, **settings),
-            "ace": ace_floor(logits, targets, n_ranges=n_bins, groups=groups, **settings),
+            **label_floors(logits, targets, n_bins=n_bins, groups=groups, **settings),
         }
 
     bootstrap = intervals_of(scores, replicates=REPLICATES, seed=seed, groups=groups)

@@ -9,42 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from temperance.calibration import load_calibrator, negative_log_likelihood, save_calibrator
-from temperance.calibration.calibrators import CALIBRATORS
-from temperance.calibration.calibrators.adaptive import AdaptiveTemperatureScaling
-from temperance.calibration.calibrators.auto import AutoCalibrator
-from temperance.calibration.calibrators.beta import BetaCalibration
-from temperance.calibration.calibrators.dirichlet import DirichletCalibration
-from temperance.calibration.calibrators.ensemble import EnsembleTemperatureScaling
-from temperance.calibration.calibrators.histogram import HistogramBinning
-from temperance.calibration.calibrators.irm import IRM
-from temperance.calibration.calibrators.isotonic import IsotonicRegression
-from temperance.calibration.calibrators.matrix import MatrixScaling
-from temperance.calibration.calibrators.mixture import UniformMixture
-from temperance.calibration.calibrators.platt import PlattScaling
-from temperance.calibration.calibrators.predicted_class import PredictedClassTemperature
-from temperance.calibration.calibrators.temperature import TemperatureScaling
-from temperance.calibration.calibrators.vector import VectorScaling
+from temperance.calibration.calibrators import CALIBRATORS, get_calibrator, list_calibrators
 from temperance.errors import UserError
-
-METHODS = {
-    method.name: method
-    for method in (
-        TemperatureScaling,
-        VectorScaling,
-        MatrixScaling,
-        DirichletCalibration,
-        EnsembleTemperatureScaling,
-        AdaptiveTemperatureScaling,
-        PredictedClassTemperature,
-        PlattScaling,
-        BetaCalibration,
-        HistogramBinning,
-        IsotonicRegression,
-        IRM,
-        UniformMixture,
-        AutoCalibrator,
-    )
-}
 
 LOWERS_NLL = {  # on the rows fitted, by construction
     "temperature",
@@ -62,21 +28,13 @@ TAKES_ANY_CLASSES = {"temperature", "auto"}  # which chooses it here
 FEWER_FOLDS = {"auto": {"folds": 2}}  # it fits every other calibrator on each
 STEPS = {"histogram", "isotonic", "irm"}  # of one probability: no temperature is among these maps
 
-names = sorted(METHODS)
+names = list_calibrators()
 every_method = pytest.mark.parametrize("name", names)
 AT = torch.tensor([[3.0, 1.0, -2.0, 0.5], [-1.0, 0.0, 6.0, 2.0]], dtype=torch.float64)
 
 
 def make(name):
-    return METHODS[name](**FEWER_FOLDS.get(name, {}))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def listed():
-    with pytest.MonkeyPatch.context() as patch:
-        for name, method in METHODS.items():
-            patch.setitem(CALIBRATORS, name, method)
-        yield
+    return get_calibrator(name, **FEWER_FOLDS.get(name, {}))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +51,7 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def fitted(rows, listed):
+def fitted(rows):
     """Every calibrator, fitted once."""
     return {name: make(name).fit(*rows(300)) for name in names}
 
@@ -196,7 +154,7 @@ def test_the_temperature_of_the_truth_is_recovered(name, rows):
     assert calibrated - truth < (0.3 if name in STEPS else 0.1) * (raw - truth)
 
 
-@pytest.mark.parametrize("name", [name for name in names if METHODS[name].keeps_argmax])
+@pytest.mark.parametrize("name", [name for name in names if CALIBRATORS[name].keeps_argmax])
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.floats(-100, 100, width=32), min_size=4, max_size=4),

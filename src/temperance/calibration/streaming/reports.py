@@ -24,7 +24,6 @@ class TopLabelReport:
     gap: float
     """Mean confidence − accuracy: positive if over-confident; `ece_over − ece_under`."""
     nll: float
-    brier: float
     ece: float
     ece_over: float
     ece_under: float
@@ -53,6 +52,8 @@ class StreamingReport(TopLabelReport):
     """How well every class's probability is calibrated, too."""
 
     classes: int
+    brier: float
+    """In 0..2."""
     k: int
     """Of the top-k accuracy."""
     top_k_accuracy: float

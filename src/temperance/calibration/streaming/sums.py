@@ -14,7 +14,12 @@ from temperance.calibration.metrics.bins import ECE_BINS, BinSums, ReliabilityBi
 from temperance.calibration.metrics.checks import check_logits
 from temperance.calibration.metrics.chunks import SoftmaxChunk, softmax_chunks
 from temperance.calibration.metrics.ranked import check_ranges
-from temperance.calibration.metrics.scores import check_k, ranks_of_targets, score_chunk
+from temperance.calibration.metrics.scores import (
+    check_k,
+    hits_first_maximum,
+    ranks_of_targets,
+    score_chunk,
+)
 from temperance.calibration.streaming.grid import ExactBuffers, LogGrid
 from temperance.calibration.streaming.quantised import (
     Bounded,
@@ -26,15 +31,17 @@ from temperance.calibration.streaming.quantised import (
 from temperance.calibration.streaming.reports import StreamingReport, TopLabelReport
 from temperance.errors import UserError
 
+PROBABILITIES = 2**16  # sorted into cells at a time
+
 
 class TopLabelSums(ExactBuffers):
     """Everything about the predicted class's probability that sums over rows can tell.
 
     The sums are buffers: they move with the module, `state_dict` holds them, and their size
-    depends on the settings alone. Accuracy, NLL, Brier score and the errors over bins of equal
-    width are those of the one-shot metrics, up to the order of summation. Smooth ECE and KS error
-    are those of confidences quantised to the cells of a `LogGrid` (each counts as the mean of its
-    cell), and come with a bound on what that may change.
+    depends on the settings alone. Accuracy, NLL and the errors over bins of equal width are those
+    of the one-shot metrics, up to the order of summation. Smooth ECE and KS error are those of
+    confidences quantised to the cells of a `LogGrid` (each counts as the mean of its cell), and
+    come with a bound on what that may change.
 
     Args:
         n_bins: of ECE, MCE and RMSCE.
@@ -56,7 +63,6 @@ class TopLabelSums(ExactBuffers):
     rows: Int[Tensor, ""]
     weighted_rows: Int[Tensor, ""]
     nll: Float[Tensor, ""]
-    brier: Float[Tensor, ""]
     cells: Float[Tensor, "3 cells"]
 
     def __init__(self, *, n_bins: int = ECE_BINS, grid: int = 2**16, validate: bool = True) -> None:
@@ -68,7 +74,6 @@ class TopLabelSums(ExactBuffers):
         self._register("rows", dtype=torch.int64)
         self._register("weighted_rows", dtype=torch.int64)
         self._register("nll")
-        self._register("brier")
         self._register("cells", 3, len(self.grid))
 
     @torch.no_grad()
@@ -182,16 +187,23 @@ class TopLabelSums(ExactBuffers):
         targets: Int[Tensor, " rows"],
         weights: Float[Tensor, " part"] | None,
     ) -> None:
-        """Add the rows of one chunk; its `share` is overwritten."""
-        scores = score_chunk(chunk, logits, targets)
-        one = scores.nll.new_ones(()).expand_as(scores.nll)
-        mass = one if weights is None else weights
-        self.nll += scores.nll @ mass
-        self.brier += scores.brier @ mass
-        cell = self.grid.cells_of(scores.confidence)
-        columns = (one, scores.confidence, scores.correct)
-        for sums, column in zip(self.cells, columns, strict=True):
-            sums.scatter_add_(0, cell, _weighted(column, weights))
+        """Add the rows of one chunk, which may be overwritten."""
+        self._add_predictions(*score_prediction(chunk, logits, targets), weights)
+
+    def _add_predictions(
+        self,
+        confidence: Float[Tensor, " part"],
+        correct: Float[Tensor, " part"],
+        nll: Float[Tensor, " part"],
+        weights: Float[Tensor, " part"] | None,
+    ) -> None:
+        mass = mass_of(confidence, weights)
+        self.nll += nll @ mass
+        cell = self.grid.cells_of(confidence)
+        sums = BinSums(*self.cells)
+        sums.mass.scatter_add_(0, cell, mass)
+        sums.confidence.scatter_add_(0, cell, weighted(confidence, weights))
+        sums.hits.scatter_add_(0, cell, weighted(correct, weights))
 
     def _top_label(self) -> dict[str, Any]:
         if not self.rows:
@@ -209,7 +221,6 @@ class TopLabelSums(ExactBuffers):
             "confidence": confidence / mass,
             "gap": bins.error.signed,
             "nll": float(self.nll) / mass,
-            "brier": float(self.brier) / mass,
             "ece": bins.error.total,
             "ece_over": bins.error.over,
             "ece_under": bins.error.under,
@@ -226,9 +237,10 @@ class TopLabelSums(ExactBuffers):
 class CalibrationSums(TopLabelSums):
     """Everything about all classes' probabilities that sums over rows can tell.
 
-    Beside what `TopLabelSums` tells: top-k accuracy and class-wise ECE, those of the one-shot
-    metrics up to the order of summation, and ACE of probabilities quantised as the confidences
-    are, with a bound. Holds 24 bytes per class and cell: 0.5 MB for 10 classes, 25 MB for 1,000.
+    Beside what `TopLabelSums` tells: Brier score, top-k accuracy and class-wise ECE, those of the
+    one-shot metrics up to the order of summation, and ACE of probabilities quantised as the
+    confidences are, with a bound. Holds 24 bytes per class and cell: 0.5 MB for 10 classes, 25 MB
+    for 1,000.
 
     Args:
         classes: how many there are.
@@ -248,6 +260,7 @@ class CalibrationSums(TopLabelSums):
         (0.35, 0.25, 0.0)
     """
 
+    brier: Float[Tensor, ""]
     ranks: Float[Tensor, " classes"]
     class_cells: Float[Tensor, "3 classes cells"]
 
@@ -267,6 +280,7 @@ class CalibrationSums(TopLabelSums):
             class_grid = 2048 if classes <= 512 else 1024
         self.settings |= {"classes": classes, "class_grid": class_grid}
         self.class_grid = LogGrid(class_grid, n_bins=n_bins)
+        self._register("brier")
         self._register("ranks", classes)
         self._register("class_cells", 3, classes, len(self.class_grid))
 
@@ -308,6 +322,7 @@ class CalibrationSums(TopLabelSums):
         return StreamingReport(
             **top_label,
             classes=classes,
+            brier=float(self.brier / mass),
             k=k,
             top_k_accuracy=float(self.ranks[:k].sum() / mass),
             classwise_ece=float(surplus / mass / classes),
@@ -322,19 +337,42 @@ class CalibrationSums(TopLabelSums):
         targets: Int[Tensor, " rows"],
         weights: Float[Tensor, " part"] | None,
     ) -> None:
-        # class by class, so that one class's cells stay in the cache
-        probabilities = (chunk.share.T / chunk.total).contiguous()
-        super()._add(chunk, logits, targets, weights)
-        mass = probabilities.new_ones(()) if weights is None else weights
-        cell = self.class_grid.cells_of(probabilities)
-        sums = BinSums(*self.class_cells)
-        sums.mass.scatter_add_(1, cell, mass.expand_as(cell))
-        sums.confidence.scatter_add_(1, cell, _weighted(probabilities, weights))
+        self._add_probabilities(chunk.share, chunk.total, weights)
         labels = targets[chunk.part].long()
-        hit = cell.gather(0, labels[None])[0] + labels * len(self.class_grid)
-        sums.hits.view(-1).scatter_add_(0, hit, mass.expand_as(hit))
-        ranks = ranks_of_targets(logits[chunk.part], labels)
-        self.ranks.scatter_add_(0, ranks, mass.expand_as(ranks))
+        own = chunk.share.gather(1, labels[:, None])[:, 0] / chunk.total
+        scores = score_chunk(chunk, logits, targets)
+        self._add_predictions(scores.confidence, scores.correct, scores.nll, weights)
+        mass = mass_of(own, weights)
+        self.brier += scores.brier @ mass
+        hit = self.class_grid.cells_of(own) + labels * len(self.class_grid)
+        self.class_cells[2].view(-1).scatter_add_(0, hit, mass)
+        wrong = (scores.correct == 0).nonzero()[:, 0]  # the others are ranked first
+        ranks = torch.zeros_like(labels)
+        ranks[wrong] = ranks_of_targets(
+            logits[chunk.part].index_select(0, wrong), labels.index_select(0, wrong)
+        )
+        self.ranks.scatter_add_(0, ranks, mass)
+
+    def _add_probabilities(
+        self,
+        share: Float[Tensor, "part classes"],
+        total: Float[Tensor, " part"],
+        weights: Float[Tensor, " part"] | None,
+    ) -> None:
+        """Add every class's mass and confidence, a few classes at a time.
+
+        Then a class's cells stay in the cache, and memory is used again: fresh pages would take
+        longer than the sums.
+        """
+        mass = mass_of(total, weights)
+        masses, confidences, _ = self.class_cells
+        step = max(1, PROBABILITIES // len(total))
+        for start in range(0, share.shape[1], step):
+            part = slice(start, start + step)
+            probabilities = (share[:, part].T / total).contiguous()
+            cell = self.class_grid.cells_of(probabilities)
+            masses[part].scatter_add_(1, cell, mass.expand_as(cell))
+            confidences[part].scatter_add_(1, cell, weighted(probabilities, weights))
 
     def _adaptive_error(self, n_ranges: int) -> Bounded:
         sums = BinSums(*self.class_cells)
@@ -342,7 +380,26 @@ class CalibrationSums(TopLabelSums):
         return adaptive_error_of_cells(cells, n_ranges)
 
 
-def _weighted(values: Float[Tensor, "*rows"], weights: Tensor | None) -> Float[Tensor, "*rows"]:
+def score_prediction(
+    chunk: SoftmaxChunk, logits: Float[Tensor, "rows classes"], targets: Int[Tensor, " rows"]
+) -> tuple[Float[Tensor, " part"], Float[Tensor, " part"], Float[Tensor, " part"]]:
+    """Confidence, correctness and NLL of one chunk's rows: `score_chunk` without the Brier score,
+    which takes as long as these."""
+    labels = targets[chunk.part]
+    margin = chunk.margin.gather(1, labels.long()[:, None])[:, 0]
+    correct = hits_first_maximum(chunk, logits, labels, margin)
+    return 1 / chunk.total, correct.double(), (chunk.total - 1).log1p() - margin
+
+
+def mass_of(
+    rows: Float[Tensor, " rows"], weights: Float[Tensor, " rows"] | None
+) -> Float[Tensor, " rows"]:
+    """What each row weighs: 1 without weights."""
+    return torch.ones_like(rows) if weights is None else weights
+
+
+def weighted(values: Float[Tensor, "*rows"], weights: Tensor | None) -> Float[Tensor, "*rows"]:
+    """The values, or their products with the weights."""
     return values if weights is None else values * weights
 
 
