@@ -27,10 +27,12 @@ from temperance.calibration.calibrators import (
     list_calibrators,
 )
 from temperance.calibration.figures import (
+    classwise_bins,
     classwise_grid,
     reliability_before_after,
     reliability_diagram,
     smooth_reliability,
+    smooth_reliability_curve,
     sweep_temperature,
     temperature_sweep,
 )
@@ -140,6 +142,7 @@ __all__ = [
     "brier_score",
     "calibration_report",
     "check_logits",
+    "classwise_bins",
     "classwise_calibration_error",
     "classwise_grid",
     "debiased_calibration_error",
@@ -161,6 +164,7 @@ __all__ = [
     "save_calibrator",
     "smooth_calibration_error",
     "smooth_reliability",
+    "smooth_reliability_curve",
     "sweep_temperature",
     "temperature_sweep",
     "thresholded_adaptive_calibration_error",

@@ -286,7 +286,7 @@ def _how_sure(
     return found._replace(
         floors_at_temperature=floors(score_rows(tempered, targets), tempered),
         ace_power=ace_power(
-            logits, targets, temperature=fit.temperature, n_ranges=n_bins, seed=seed
+            logits, targets, temperature=fit.temperature, n_ranges=n_bins, seed=seed, groups=groups
         ),
     )
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
-from temperance.calibration import CalibrationReport, reliability_diagram
+from temperance.calibration import (
+    CalibrationError,
+    CalibrationReport,
+    ReliabilityBins,
+    TemperatureFit,
+    classwise_grid,
+    reliability_diagram,
+    smooth_reliability,
+    temperature_sweep,
+)
+from temperance.calibration.figures import SmoothReliability, TemperatureSweep
 from temperance.reporting.figures import svg
 from temperance.reporting.format import MISSING, interval, number, signed
 from temperance.reporting.html import Block, Figure, Paragraph, Section, Table
@@ -44,7 +57,7 @@ def _metrics(n_bins: int) -> list[str]:
         "class-wise ECE",
         f"ACE (Nixon), {n_bins} ranges per class",
         "· by chance: mean / 95 % quantile",
-        "· at T / at 1.3 T",
+        "· at T ÷ 1.3 / at T / at T × 1.3",
         "TACE, above 0.01",
         "NLL (nats)",
         "Brier (0 to 2)",
@@ -94,7 +107,9 @@ def _column(report: Mapping[str, Any]) -> list[str]:
         number(report["classwise_ece"], 5),
         number(report["ace"], 5),
         chance("ace", 5),
-        f"{number(power['fitted'], 5)} / {number(power['perturbed'], 5)}" if power else MISSING,
+        " / ".join(number(power[key], 5) for key in ("sharpened", "fitted", "perturbed"))
+        if power
+        else MISSING,
         number(report["tace"], 5),
         with_interval(number(report["nll"], 4), "nll", 1, 4),
         with_interval(number(report["brier"], 4), "brier", 1, 4),
@@ -129,3 +144,80 @@ def calibration_sections(reports: Mapping[str, Mapping[str, Any]]) -> list[Secti
             )
         )
     return [Section("Reliability", blocks)]
+
+
+Arrays = TypeVar("Arrays", SmoothReliability, TemperatureSweep, ReliabilityBins)
+
+
+def arrays_record(picture: Arrays, *, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What `json` can write of a picture's numbers; NaN becomes None."""
+    record = {}
+    for field in fields(picture):
+        value = getattr(picture, field.name)
+        if field.name not in leave_out:
+            numbers = value.tolist() if isinstance(value, np.ndarray) else value
+            record[field.name] = (
+                [None if math.isnan(x) else x for x in numbers]
+                if isinstance(numbers, list)
+                else numbers
+            )
+    return record
+
+
+def picture_of(cls: type[Arrays], record: Mapping[str, Any], **others: Any) -> Arrays:
+    """The picture whose numbers `arrays_record` wrote."""
+
+    def array(value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        whole = all(isinstance(x, int) for x in value)
+        return np.array(value, dtype=np.int64 if whole else np.float64)
+
+    return cls(**{name: array(value) for name, value in {**record, **others}.items()})
+
+
+def smooth_section(record: Mapping[str, Any], name: str) -> Section:
+    """The smooth reliability curve of a set of rows."""
+    error = CalibrationError(*record["error"])
+    curve = picture_of(SmoothReliability, {**record, "error": error})
+    n = int(curve.count.sum())
+    figure = Figure(
+        svg(lambda figure: smooth_reliability(figure.subplots(), curve), width=480, height=480),
+        f"Smooth reliability, {name}, n = {n:,}: no bins, a kernel as wide as the smooth ECE.",
+        f"Smooth reliability curve of {name}: smooth ECE {error.total:.4f}.",
+    )
+    return Section("Reliability without bins", [figure])
+
+
+def classwise_section(record: Mapping[str, Any], names: list[str] | None) -> Section:
+    """Reliability of the classes whose probabilities are worst."""
+    bins = {int(label): picture_of(ReliabilityBins, each) for label, each in record.items()}
+    across = min(3, len(bins))
+    down = -(-len(bins) // across)
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots(down, across, squeeze=False)
+        classwise_grid(axes, bins, names=names)
+
+    figure = Figure(
+        svg(draw, width=300 * across, height=300 * down),
+        f"The {len(bins)} classes of the largest class-wise ECE: each class's probability against"
+        " its frequency, over all rows.",
+        "Reliability diagrams of the worst classes.",
+    )
+    return Section("Reliability class by class", [figure])
+
+
+def sweep_section(record: Mapping[str, Any], fit: Mapping[str, Any]) -> Section:
+    """NLL and ECE over the temperature."""
+    sweep = picture_of(TemperatureSweep, record, fit=TemperatureFit.from_dict(fit))
+
+    def draw(figure: Any) -> None:
+        temperature_sweep(figure.subplots(2, 1, sharex=True), sweep)
+
+    figure = Figure(
+        svg(draw, width=640, height=520),
+        "NLL and ECE over the temperature; the band is the 95 % interval of the fitted T.",
+        f"Temperature sweep: the NLL is lowest at T = {sweep.fit.temperature:.3g}.",
+    )
+    return Section("What every temperature would do", [figure])

@@ -13,18 +13,20 @@ from temperance.calibration import (
     CalibrationReport,
     CalibratorArgs,
     TemperatureArgs,
+    TemperatureFit,
     calibration_report,
     describe,
     get_calibrator,
     reliability_before_after,
     save_calibrator,
+    sweep_temperature,
 )
 from temperance.reporting.figures import svg
 from temperance.reporting.format import number
 from temperance.reporting.html import Figure, Report, Section, Table, write_report
 from temperance.run import Run, identity
 from temperance.training import Engine
-from temperance.verbs._blocks import results_table
+from temperance.verbs._blocks import arrays_record, results_table, sweep_section
 from temperance.verbs._common import (
     Config,
     Outcome,
@@ -88,6 +90,9 @@ def calibrate(
         "before": before.to_dict(),
         "after": after.to_dict(),
     }
+    if isinstance(fit, TemperatureFit):
+        sweep = sweep_temperature(source.logits, source.targets, fit=fit)
+        metrics["sweep"] = arrays_record(sweep, leave_out=("fit",))
     digest = identity(args, **source.facts)
     with running("calibrate", args, digest, engine, place) as run:
         run.write_json("metrics.json", metrics)
@@ -130,6 +135,7 @@ def compose(run: Run) -> Report:
         lead=lead,
         sections=[
             Section("Before and after", [table, figure]),
+            *([sweep_section(metrics["sweep"], fit)] if "sweep" in metrics else []),
             Section("Fit", [fit_table(fit)]),
         ],
         provenance=provenance(run),

@@ -14,16 +14,24 @@ from temperance.calibration import (
     CalibrationReport,
     Calibrator,
     calibration_report,
+    classwise_bins,
     describe,
     fit_temperature,
     load_calibrator,
+    smooth_reliability_curve,
 )
 from temperance.models import weights_sha256
 from temperance.reporting.html import Report, Section, write_report
 from temperance.run import Run, identity
 from temperance.tasks import predict
 from temperance.training import Engine
-from temperance.verbs._blocks import calibration_sections, results_table
+from temperance.verbs._blocks import (
+    arrays_record,
+    calibration_sections,
+    classwise_section,
+    results_table,
+    smooth_section,
+)
 from temperance.verbs._common import (
     Config,
     Outcome,
@@ -109,7 +117,17 @@ def _measured(
     if source.model is not None and source.splits is not None and args.rows != "train":
         taught = predict(source.model, source.splits.train, device=engine.device)
         rows["train (distilled rows)"] = report_of(*taught).to_dict()
-    return {"words": describe(held_out, temperature), "temperature": temperature, "rows": rows}
+    calibrated = source.logits if calibrator is None else calibrator(source.logits)
+    curve = smooth_reliability_curve(calibrated, source.targets)
+    classes = classwise_bins(calibrated, source.targets, n_bins=args.n_bins)
+    return {
+        "words": describe(held_out, temperature),
+        "temperature": temperature,
+        "rows": rows,
+        "smooth": arrays_record(curve),
+        "classwise": {label: arrays_record(bins) for label, bins in classes.items()},
+        "classes": list(source.splits.train.classes) if source.splits is not None else None,
+    }
 
 
 def compose(run: Run) -> Report:
@@ -121,6 +139,8 @@ def compose(run: Run) -> Report:
         sections=[
             Section("Result", [results_table(metrics["rows"])]),
             *calibration_sections(metrics["rows"]),
+            smooth_section(metrics["smooth"], next(iter(metrics["rows"]))),
+            classwise_section(metrics["classwise"], metrics["classes"]),
         ],
         provenance=provenance(run),
         config_yaml=stored_config(run),
