@@ -67,7 +67,7 @@ class LogGrid(ExactBuffers):
         check_bins(n_bins)
         if size < 1:
             raise UserError(f"{size} cells", where="grid", mend="Give at least 1")
-        self.size, self.n_bins = size, n_bins
+        self.n_bins = n_bins
         spaced = np.exp(np.linspace(math.log(FLOOR), 0, size + 1)[1:])
         upper = torch.from_numpy(np.union1d(spaced, np.arange(1, n_bins) / n_bins))
         self.shift, self.first_key, self.steps, start = _index(upper)
@@ -86,8 +86,8 @@ class LogGrid(ExactBuffers):
     def cells_of(self, probabilities: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         """The cell of each probability (contiguous, float64): `searchsorted(upper, …)`, exactly.
 
-        A search costs ten times as much: the key leads to the first cell that begins with it, and
-        comparing with that one's edge (rarely with the next, too) settles it.
+        A search costs ten times as much. A key leads to the first cell that it may mean, and
+        comparing with the edge of that one (rarely with the next, too) settles it.
         """
         flat = probabilities.view(-1)
         key = (_bits(flat) >> self.shift).sub_(self.first_key).clamp_(0, len(self.start) - 1)
@@ -112,7 +112,7 @@ def _index(upper: Float[Tensor, " cells"]) -> tuple[int, int, int, Int[Tensor, "
     takes to tell the edges apart.
     """
     for shift in range(MANTISSA, 0, -1):
-        first = int(_bits(torch.tensor([FLOOR])) >> shift)
+        first = int(_bits(torch.tensor(FLOOR, dtype=torch.float64)) >> shift)
         edges = torch.bincount((_bits(upper) >> shift) - first)
         steps = int(edges.amax())
         if steps == 1 or len(edges) > KEYS:
@@ -120,6 +120,6 @@ def _index(upper: Float[Tensor, " cells"]) -> tuple[int, int, int, Int[Tensor, "
     return shift, first, steps, edges.cumsum(0) - edges
 
 
-def _bits(values: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
-    """The bits of float64, as integers: for numbers ≥ 0 of the same order."""
-    return values.double().view(torch.int64)
+def _bits(values: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    """The bits of float64 numbers as integers, which are in the same order if none is negative."""
+    return values.view(torch.int64)

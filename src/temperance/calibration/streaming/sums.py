@@ -245,7 +245,7 @@ class CalibrationSums(TopLabelSums):
     Args:
         classes: how many there are.
         class_grid: how many cells of a class's probability are equal in log p; 2,048, or 1,024 for
-            more than 512 classes. Half of them double the bound.
+            more than 512 classes. With half of them the bound about doubles.
         n_bins, grid, validate: as of `TopLabelSums`.
 
     Raises:
@@ -326,8 +326,8 @@ class CalibrationSums(TopLabelSums):
             k=k,
             top_k_accuracy=float(self.ranks[:k].sum() / mass),
             classwise_ece=float(surplus / mass / classes),
-            ace=ace and ace.value,
-            ace_bound=ace and ace.bound,
+            ace=None if ace is None else ace.value,
+            ace_bound=None if ace is None else ace.bound,
         )
 
     def _add(
