@@ -1,3 +1,6 @@
+import importlib.util
+import sys
+
 import pytest
 import torch
 
@@ -139,3 +142,10 @@ def test_an_unknown_number_is_refused_at_once():
         CalibrationMetric(TopLabelSums(), key="ecce")
     with pytest.raises(UserError, match="no number 'ace'"):
         CalibrationMetric(TopLabelSums(), key="ace")
+
+
+def test_without_torchmetrics_one_line_says_what_to_install(monkeypatch):
+    spec = importlib.util.find_spec(CalibrationMetric.__module__)
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    with pytest.raises(UserError, match=r"Run: pip install 'temperance\[torchmetrics\]'\.$"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))

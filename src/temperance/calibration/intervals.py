@@ -38,7 +38,8 @@ def bootstrap_intervals(
 ) -> dict[str, Interval]:
     """95 % percentile intervals of `accuracy`, `nll`, `brier` and `gap`, rows resampled.
 
-    The gap is mean confidence − accuracy.
+    The gap is mean confidence − accuracy. Of 30 groups they cover about 92 %. No bootstrap knows of
+    a kind of row that it was not shown: without a wrong row, accuracy is 1 to 1.
 
     Args:
         groups: which rows are not independent (image, document); groups are resampled whole. Rows
@@ -75,8 +76,9 @@ def debiased_error_interval(
     interval of a share does, so that calibrated and miscalibrated models need no case apart.
 
     It is about the model whose confidences are averaged within bins, whose error is at most that
-    of the model itself: its lower end holds for both. With round(n ** 0.4) bins, as in the paper,
-    the two come together as n grows.
+    of the model itself: its lower end holds for both. Where the error changes smoothly with the
+    confidence, round(n ** 0.4) bins, as in the paper, bring the two together as n grows.
+    Simulated coverage: `benchmarks/results/coverage`. With one bin it is wider than need be.
 
     Args:
         groups: which rows are not independent: only pairs of rows of two groups are used.

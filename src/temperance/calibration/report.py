@@ -33,7 +33,7 @@ from temperance.calibration.metrics.bins import (
 from temperance.calibration.metrics.checks import check_groups, check_logits
 from temperance.calibration.metrics.chunks import softmax_chunks
 from temperance.calibration.metrics.classwise import classwise_surplus
-from temperance.calibration.metrics.ranked import RankedClass, for_each_class
+from temperance.calibration.metrics.ranked import Pools, RankedClass, decompose, for_each_class
 from temperance.calibration.metrics.scores import RowScores, score_chunk, score_rows
 from temperance.calibration.metrics.selective import risk_coverage_of
 from temperance.calibration.metrics.smooth import ks_error_of, smooth_error_of
@@ -170,11 +170,9 @@ def calibration_report(
     check_bins(n_bins)
     scores, classwise = _one_pass(logits, targets, n_bins)
     confidence, hit = _of_event(logits, targets, scores, event)
-    ranked = np.array(
-        for_each_class(logits, targets, lambda x: _ranked_parts(x, n_bins)), dtype=np.float64
-    )
-    ace, tace = ranked[:, :2].mean(0).tolist()
-    miscalibration, discrimination, uncertainty = ranked[:, 2:].sum(0).tolist()
+    ranked = for_each_class(logits, targets, lambda x: _of_ranked_class(x, n_bins))
+    ace, tace, brier, pools = zip(*ranked, strict=True)
+    parts = decompose(brier, pools, len(logits))
     k = min(5, logits.shape[1])
     of_top_k = score_top_k(logits, targets, k, scores.confidence)
     width, mass = (bins(confidence, hit, n_bins=n_bins) for bins in (equal_width, equal_mass))
@@ -196,9 +194,9 @@ def calibration_report(
         gap=error.signed,
         nll=float(scores.nll.mean()),
         brier=float(scores.brier.mean()),
-        brier_miscalibration=miscalibration,
-        brier_discrimination=discrimination,
-        brier_uncertainty=uncertainty,
+        brier_miscalibration=float(parts.miscalibration.sum()),
+        brier_discrimination=float(parts.discrimination.sum()),
+        brier_uncertainty=float(parts.uncertainty.sum()),
         ece=error.total,
         ece_over=error.over,
         ece_under=error.under,
@@ -209,8 +207,8 @@ def calibration_report(
         rmsce_debiased_squared=mass.debiased.squared,
         top_k_ece=equal_width(*of_top_k, n_bins=n_bins).error.total,
         classwise_ece=float(classwise.mean()),
-        ace=ace,
-        tace=tace,
+        ace=float(np.mean(ace)),
+        tace=float(np.mean(tace)),
         smooth_ece=smooth_error_of(confidence, hit).error,
         ks=ks_error_of(confidence, hit),
         aurc=risk_coverage_of(scores.confidence, scores.correct),
@@ -233,10 +231,10 @@ def _one_pass(
     return scores, surplus.view(classes, n_bins).abs().sum(1) / rows
 
 
-def _ranked_parts(ranked: RankedClass, n_ranges: int) -> tuple[float, ...]:
-    """A class's ACE, TACE, and the parts of its Brier score."""
+def _of_ranked_class(ranked: RankedClass, n_ranges: int) -> tuple[float, float, float, Pools]:
+    """A class's ACE, TACE, Brier score, and what decomposes that."""
     tace = ranked.range_error(n_ranges, TACE_THRESHOLD)
-    return (ranked.range_error(n_ranges), tace, *ranked.brier_parts())
+    return ranked.range_error(n_ranges), tace, ranked.brier_score(), ranked.pools()
 
 
 class HowSure(NamedTuple):

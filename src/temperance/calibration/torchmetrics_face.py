@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from temperance.calibration.streaming.every_class import CalibrationSums
 from temperance.calibration.streaming.grid import keeping_dtype
 from temperance.calibration.streaming.reports import StreamingReport, TopLabelReport
-from temperance.calibration.streaming.sums import CalibrationSums, TopLabelSums
+from temperance.calibration.streaming.top_label import TopLabelSums
 from temperance.config import look_up
 from temperance.errors import UserError
 

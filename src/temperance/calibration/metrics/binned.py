@@ -17,7 +17,6 @@ from temperance.calibration.metrics.bins import (
     equal_width,
 )
 from temperance.calibration.metrics.checks import check_logits
-from temperance.calibration.metrics.chunks import row_chunks
 from temperance.calibration.metrics.scores import (
     Targets,
     check_k,
@@ -26,6 +25,8 @@ from temperance.calibration.metrics.scores import (
 )
 from temperance.config import look_up
 from temperance.errors import UserError
+
+FEW_ROWS = 4096  # copied at a time
 
 Event = Literal["top_label", "positive"]
 """What a confidence is about: that the predicted class is right, or that a two-class row is of
@@ -225,16 +226,12 @@ def score_top_k(
         confidence: the probability of the most probable class.
     """
     logits = logits.detach()
-    total, hit = torch.empty_like(confidence), torch.empty_like(confidence)
-    for part in row_chunks(logits):
-        labels = targets[part].long()[:, None]
-        own = logits[part].gather(1, labels)[:, 0]
-        largest = logits[part].topk(k, 1).values
-        last = largest[:, -1]
-        hit[part] = (own >= last).double()
-        tied = (own == last).nonzero()[:, 0] + part.start  # of equal logits the first ones count
-        hit[tied] = (ranks_of_targets(logits[tied], targets[tied]) < k).double()
-        share = (largest.double() - largest[:, :1].double()).exp_().sum(1)
-        # not share · confidence: of flat rows, 3 · (1 / 10) lies above the edge 3 / 10
-        total[part] = (share / (1 / confidence[part])).clamp_(max=1)
-    return total, hit
+    largest = logits.topk(k, 1).values
+    own = logits.gather(1, targets.long()[:, None])[:, 0]
+    hit = (own >= largest[:, -1]).double()
+    tied = (own == largest[:, -1]).nonzero()[:, 0]  # of equal logits the first ones count
+    for few in torch.split(tied, FEW_ROWS):
+        hit[few] = (ranks_of_targets(logits[few], targets[few]) < k).double()
+    share = (largest.double() - largest[:, :1].double()).exp_().sum(1)
+    # not share · confidence: of flat rows, 3 · (1 / 10) lies above the edge 3 / 10
+    return (share / (1 / confidence)).clamp_(max=1), hit

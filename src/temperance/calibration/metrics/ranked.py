@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
-from temperance.calibration.metrics.bins import block_sizes
 from temperance.calibration.metrics.checks import check_logits
 from temperance.calibration.metrics.chunks import softmax_chunks, working_dtype
 from temperance.errors import UserError
@@ -111,8 +110,9 @@ def brier_decomposition(
         [0.16, 0.0, 0.25]
     """
     check_logits(logits, targets)
-    parts = for_each_class(logits, targets, RankedClass.brier_parts)
-    return BrierDecomposition(*np.array(parts).T)
+    found = for_each_class(logits, targets, lambda x: (x.brier_score(), x.pools()))
+    scores, pools = zip(*found, strict=True)
+    return decompose(scores, pools, len(logits))
 
 
 # What they are made of; none of these checks its input.
@@ -147,35 +147,67 @@ class RankedClass(NamedTuple):
         """Mean over ranges of |frequency − mean probability|, of those above the threshold."""
         start = 0
         if threshold is not None:
-            lowest = (
-                math.log(threshold) if threshold > 0 else -math.inf
-            )  # a masked class is not > 0
-            start = int(np.searchsorted(self.ordered, lowest, "right"))
+            # of a threshold of 0, masked classes are left out
+            lowest = math.log(threshold) if threshold > 0 else -math.inf
+            start = int(np.searchsorted(self.ordered, self.ordered.dtype.type(lowest), "right"))
         kept = len(self.ordered) - start
         if kept == 0:
             return 0.0
-        size = block_sizes(kept, n_ranges).numpy()
-        borders = start + np.concatenate([[0], size.cumsum()])
+        blocks = min(n_ranges, kept)
+        borders = start + np.arange(blocks + 1) * (kept // blocks)
+        borders += np.minimum(np.arange(blocks + 1), kept % blocks)  # the first ones hold one more
         mass = np.add.reduceat(self.probability, borders[:-1])
         hits = np.diff(self.hits_below(borders))
-        return float(np.mean(np.abs(mass - hits) / size))
+        return float(np.mean(np.abs(mass - hits) / np.diff(borders)))
 
-    def brier_parts(self) -> tuple[float, float, float]:
-        """Miscalibration, discrimination, uncertainty of this class's probability."""
-        rows, positives = len(self.ordered), len(self.first)
-        frequency = positives / rows
-        uncertainty = frequency * (1 - frequency)
+    def brier_score(self) -> float:
+        """Mean squared distance of the class's probability from its indicator."""
         square = self.probability @ self.probability
-        score = (square - 2 * self.probability[self.first].sum() + positives) / rows
-        # what follows a group with hits, up to the next, has none: it is pooled with it anyway
-        start, hits = np.unique(self.first, return_counts=True)
-        size = np.diff(np.append(start, rows)).astype(np.float64)
-        if positives == 0:
-            recalibrated = 0.0
-        else:
-            level = isotonic_regression(hits / size, weights=size).x
-            recalibrated = float(hits @ (1 - 2 * level) + size @ level**2) / rows
-        return score - recalibrated, uncertainty - recalibrated, uncertainty
+        own = self.probability[self.first].sum()
+        return float(square - 2 * own + len(self.first)) / len(self.ordered)
+
+    def pools(self) -> Pools:
+        """The rows between one row of the class and the next: all that a monotone map can tell.
+
+        What follows a group with hits, up to the next, has none: it is pooled with it anyway.
+        """
+        starts = np.flatnonzero(np.diff(self.first, prepend=-1))
+        hits = np.diff(np.append(starts, len(self.first)))
+        return Pools(hits, np.diff(np.append(self.first[starts], len(self.ordered))))
+
+
+class Pools(NamedTuple):
+    """Groups of a class's rows in ascending order of its probability, as many as it has hits."""
+
+    hits: NDArray[np.int64]
+    """Rows of the class in each."""
+    size: NDArray[np.int64]
+    """Rows in each."""
+
+
+def decompose(scores: Sequence[float], pools: Sequence[Pools], rows: int) -> BrierDecomposition:
+    """The parts of each class's Brier score.
+
+    Args:
+        scores: one for each class.
+        pools: of each class.
+    """
+    label = np.repeat(np.arange(len(pools)), [len(each.hits) for each in pools])
+    hits, size = (
+        np.concatenate([each[column] for each in pools]).astype(np.float64) for column in (0, 1)
+    )
+    # one regression for all: 2 · label keeps the classes apart, since frequencies are in 0..1
+    level = hits / size + 2 * label
+    if len(level):
+        level = isotonic_regression(level, weights=size).x - 2 * label
+    loss = hits * (1 - 2 * level) + size * level**2
+    recalibrated = np.bincount(label, loss, minlength=len(pools)) / rows
+    positives = np.bincount(label, hits, minlength=len(pools))
+    frequency = positives / rows
+    uncertainty = frequency * (1 - frequency)
+    return BrierDecomposition(
+        np.array(scores) - recalibrated, uncertainty - recalibrated, uncertainty
+    )
 
 
 def for_each_class(
