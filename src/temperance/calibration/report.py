@@ -33,7 +33,7 @@ from temperance.calibration.metrics.bins import (
 from temperance.calibration.metrics.checks import check_groups, check_logits
 from temperance.calibration.metrics.chunks import softmax_chunks
 from temperance.calibration.metrics.classwise import classwise_surplus
-from temperance.calibration.metrics.ranked import Pools, RankedClass, decompose, for_each_class
+from temperance.calibration.metrics.ranked import rank_classes
 from temperance.calibration.metrics.scores import RowScores, score_chunk, score_rows
 from temperance.calibration.metrics.selective import risk_coverage_of
 from temperance.calibration.metrics.smooth import ks_error_of, smooth_error_of
@@ -170,9 +170,8 @@ def calibration_report(
     check_bins(n_bins)
     scores, classwise = _one_pass(logits, targets, n_bins)
     confidence, hit = _of_event(logits, targets, scores, event)
-    ranked = for_each_class(logits, targets, lambda x: _of_ranked_class(x, n_bins))
-    ace, tace, brier, pools = zip(*ranked, strict=True)
-    parts = decompose(brier, pools, len(logits))
+    ranked = rank_classes(logits, targets, n_ranges=n_bins, thresholds=(None, TACE_THRESHOLD))
+    parts = ranked.brier_parts()
     k = min(5, logits.shape[1])
     of_top_k = score_top_k(logits, targets, k, scores.confidence)
     width, mass = (bins(confidence, hit, n_bins=n_bins) for bins in (equal_width, equal_mass))
@@ -207,8 +206,8 @@ def calibration_report(
         rmsce_debiased_squared=mass.debiased.squared,
         top_k_ece=equal_width(*of_top_k, n_bins=n_bins).error.total,
         classwise_ece=float(classwise.mean()),
-        ace=float(np.mean(ace)),
-        tace=float(np.mean(tace)),
+        ace=float(ranked.range_errors(0).mean()),
+        tace=float(ranked.range_errors(1).mean()),
         smooth_ece=smooth_error_of(confidence, hit).error,
         ks=ks_error_of(confidence, hit),
         aurc=risk_coverage_of(scores.confidence, scores.correct),
@@ -229,12 +228,6 @@ def _one_pass(
         for column, values in zip(scores, score_chunk(chunk, logits, targets), strict=True):
             column[chunk.part] = values
     return scores, surplus.view(classes, n_bins).abs().sum(1) / rows
-
-
-def _of_ranked_class(ranked: RankedClass, n_ranges: int) -> tuple[float, float, float, Pools]:
-    """A class's ACE, TACE, Brier score, and what decomposes that."""
-    tace = ranked.range_error(n_ranges, TACE_THRESHOLD)
-    return ranked.range_error(n_ranges), tace, ranked.brier_score(), ranked.pools()
 
 
 class HowSure(NamedTuple):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,6 @@ from torch import Tensor
 from temperance.calibration.metrics.checks import check_logits
 from temperance.calibration.metrics.chunks import softmax_chunks, working_dtype
 from temperance.errors import UserError
-
-Result = TypeVar("Result")
 
 KEYS_AT_ONCE = 2**22  # log-probabilities that a thread holds: 16 MB in float32
 LINE = 16  # float32 numbers in a line of the cache: fewer classes at a time read it in vain
@@ -60,7 +58,7 @@ def adaptive_calibration_error(
     """
     check_logits(logits, targets)
     check_ranges(n_ranges)
-    return float(np.mean(for_each_class(logits, targets, lambda x: x.range_error(n_ranges))))
+    return float(rank_classes(logits, targets, n_ranges=n_ranges).range_errors().mean())
 
 
 def thresholded_adaptive_calibration_error(
@@ -88,8 +86,8 @@ def thresholded_adaptive_calibration_error(
     check_ranges(n_ranges)
     if not 0 <= threshold < 1:
         raise UserError(f"{threshold} is not in [0, 1)", where="threshold")
-    errors = for_each_class(logits, targets, lambda x: x.range_error(n_ranges, threshold))
-    return float(np.mean(errors))
+    ranked = rank_classes(logits, targets, n_ranges=n_ranges, thresholds=[threshold])
+    return float(ranked.range_errors().mean())
 
 
 def brier_decomposition(
@@ -110,132 +108,118 @@ def brier_decomposition(
         [0.16, 0.0, 0.25]
     """
     check_logits(logits, targets)
-    found = for_each_class(logits, targets, lambda x: (x.brier_score(), x.pools()))
-    scores, pools = zip(*found, strict=True)
-    return decompose(scores, pools, len(logits))
+    return rank_classes(logits, targets).brier_parts()
 
 
 # What they are made of; none of these checks its input.
 
 
-class RankedClass(NamedTuple):
-    """One class's log-probabilities in order, and where among them its own rows stand.
+class RankedClasses(NamedTuple):
+    """What the order of the rows by each class's probability tells."""
 
-    The next class is written over the same memory.
-    """
-
-    ordered: NDArray[np.floating]
-    """Ascending `(rows,)`; float32 or float64."""
-    probability: NDArray[np.float64]
-    """Their exponentials."""
+    rows: int
+    square: NDArray[np.float64]
+    """Sum of the squared probabilities `(classes,)`."""
+    borders: NDArray[np.int64]
+    """Ranks between the ranges of equal mass `(thresholds, classes, ranges + 1)`."""
+    mass_below: NDArray[np.float64]
+    """Sum of the probabilities below each border."""
+    label: NDArray[np.int64]
+    """Ascending: the class of each row `(rows,)`, and of the entries that follow."""
+    own: NDArray[np.float64]
+    """The probability of that class, ascending within the class."""
     first: NDArray[np.int64]
-    """Ascending: for each row of the class, the first rank of the rows of equal probability."""
+    """The first rank of the rows of equal probability."""
     end: NDArray[np.int64]
     """The rank after the last of them."""
 
-    def hits_below(self, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-        """How many rows of the class stand below each rank, ties sharing theirs evenly."""
-        whole = np.searchsorted(self.end, ranks, "right")
-        cut = np.searchsorted(self.first, ranks, "left") - whole  # of the group that a rank cuts
-        if not cut.any():
-            return whole.astype(np.float64)
-        group = np.minimum(whole, len(self.first) - 1)
-        share = (ranks - self.first[group]) / (self.end[group] - self.first[group])
-        return whole + cut * share
+    def range_errors(self, threshold: int = 0) -> NDArray[np.float64]:
+        """Each class's mean over ranges of |frequency − mean probability|.
 
-    def range_error(self, n_ranges: int, threshold: float | None = None) -> float:
-        """Mean over ranges of |frequency − mean probability|, of those above the threshold."""
-        start = 0
-        if threshold is not None:
-            # of a threshold of 0, masked classes are left out
-            lowest = math.log(threshold) if threshold > 0 else -math.inf
-            start = int(np.searchsorted(self.ordered, self.ordered.dtype.type(lowest), "right"))
-        kept = len(self.ordered) - start
-        if kept == 0:
-            return 0.0
-        blocks = min(n_ranges, kept)
-        borders = start + np.arange(blocks + 1) * (kept // blocks)
-        borders += np.minimum(np.arange(blocks + 1), kept % blocks)  # the first ones hold one more
-        mass = np.add.reduceat(self.probability, borders[:-1])
-        hits = np.diff(self.hits_below(borders))
-        return float(np.mean(np.abs(mass - hits) / np.diff(borders)))
-
-    def brier_score(self) -> float:
-        """Mean squared distance of the class's probability from its indicator."""
-        square = self.probability @ self.probability
-        own = self.probability[self.first].sum()
-        return float(square - 2 * own + len(self.first)) / len(self.ordered)
-
-    def pools(self) -> Pools:
-        """The rows between one row of the class and the next: all that a monotone map can tell.
-
-        What follows a group with hits, up to the next, has none: it is pooled with it anyway.
+        Args:
+            threshold: which of them.
         """
-        starts = np.flatnonzero(np.diff(self.first, prepend=-1))
-        hits = np.diff(np.append(starts, len(self.first)))
-        return Pools(hits, np.diff(np.append(self.first[starts], len(self.ordered))))
+        borders = self.borders[threshold]
+        hits = np.empty(borders.shape)
+        for column, ranks in enumerate(borders.T):
+            # below a border that cuts a group of equal rows, each counts with an even share
+            below = (ranks[self.label] - self.first) / (self.end - self.first)
+            hits[:, column] = np.bincount(self.label, below.clip(0, 1), minlength=len(borders))
+        gaps = np.abs(np.diff(self.mass_below[threshold]) - np.diff(hits))
+        size = np.diff(borders)
+        # fewer rows than ranges: what follows them is empty, and does not count
+        means = np.divide(gaps, size, out=np.zeros_like(gaps), where=size > 0)
+        return np.asarray(means.sum(1) / np.maximum((size > 0).sum(1), 1))
+
+    def brier_parts(self) -> BrierDecomposition:
+        """The parts of each class's Brier score."""
+        classes = len(self.square)
+        positives = np.bincount(self.label, minlength=classes)
+        own = np.bincount(self.label, self.own, minlength=classes)
+        score = (self.square - 2 * own + positives) / self.rows
+        # The rows from one row of the class to the next: what follows a group with hits has none,
+        # and is pooled with it anyway. One regression for all classes: 2 · label keeps them apart.
+        new_class = np.diff(self.label, prepend=-1) != 0
+        starts = np.flatnonzero(new_class | (np.diff(self.first, prepend=-1) != 0))
+        label, first = self.label[starts], self.first[starts]
+        hits = np.diff(np.append(starts, len(self.label))).astype(np.float64)
+        last = np.append(new_class[starts[1:]], True)
+        size = np.where(last, self.rows, np.append(first[1:], 0)) - first
+        level = isotonic_regression(hits / size + 2 * label, weights=size).x - 2 * label
+        loss = hits * (1 - 2 * level) + size * level**2
+        recalibrated = np.bincount(label, loss, minlength=classes) / self.rows
+        frequency = positives / self.rows
+        uncertainty = frequency * (1 - frequency)
+        return BrierDecomposition(score - recalibrated, uncertainty - recalibrated, uncertainty)
 
 
-class Pools(NamedTuple):
-    """Groups of a class's rows in ascending order of its probability, as many as it has hits."""
-
-    hits: NDArray[np.int64]
-    """Rows of the class in each."""
-    size: NDArray[np.int64]
-    """Rows in each."""
-
-
-def decompose(scores: Sequence[float], pools: Sequence[Pools], rows: int) -> BrierDecomposition:
-    """The parts of each class's Brier score.
-
-    Args:
-        scores: one for each class.
-        pools: of each class.
-    """
-    label = np.repeat(np.arange(len(pools)), [len(each.hits) for each in pools])
-    hits, size = (
-        np.concatenate([each[column] for each in pools]).astype(np.float64) for column in (0, 1)
-    )
-    # one regression for all: 2 · label keeps the classes apart, since frequencies are in 0..1
-    level = hits / size + 2 * label
-    if len(level):
-        level = isotonic_regression(level, weights=size).x - 2 * label
-    loss = hits * (1 - 2 * level) + size * level**2
-    recalibrated = np.bincount(label, loss, minlength=len(pools)) / rows
-    positives = np.bincount(label, hits, minlength=len(pools))
-    frequency = positives / rows
-    uncertainty = frequency * (1 - frequency)
-    return BrierDecomposition(
-        np.array(scores) - recalibrated, uncertainty - recalibrated, uncertainty
-    )
-
-
-def for_each_class(
+def rank_classes(
     logits: Float[Tensor, "rows classes"],
     targets: Int[Tensor, " rows"],
-    function: Callable[[RankedClass], Result],
-) -> list[Result]:
-    """The function of every class, sorted, in the order of the classes.
+    *,
+    n_ranges: int = 1,
+    thresholds: Sequence[float | None] = (None,),
+) -> RankedClasses:
+    """Sort the rows by every class's probability.
 
     On the CPU, in as many threads as torch has (NumPy sorts with SIMD and without the lock), with
     some 30 MB for each and a few classes at a time, so that memory-mapped logits will do.
+
+    Args:
+        thresholds: for each, the ranges are of the probabilities above it.
     """
     logits = logits.detach()
     rows, classes = logits.shape
     dtype = working_dtype(logits)
     largest, log_total = (column.cpu().numpy() for column in normalisers(logits, dtype))
-    labels = targets.cpu().numpy()
+    labels = targets.cpu().numpy().astype(np.int64)
     by_class = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[by_class], np.arange(classes + 1))
+    ranked = RankedClasses(
+        rows=rows,
+        square=np.empty(classes),
+        borders=np.empty((len(thresholds), classes, n_ranges + 1), dtype=np.int64),
+        mass_below=np.empty((len(thresholds), classes, n_ranges + 1)),
+        label=labels[by_class],
+        own=np.empty(rows),
+        first=np.empty(rows, dtype=np.int64),
+        end=np.empty(rows, dtype=np.int64),
+    )
+    # of a threshold of 0, masked classes are left out
+    lowest = [math.log(x) if x else -math.inf for x in thresholds if x is not None]
+    above = np.array(lowest, dtype=largest.dtype)
+    is_cut = np.array([x is not None for x in thresholds])
+    range_number = np.arange(n_ranges + 1)
     step = min(classes, max(LINE, KEYS_AT_ONCE // rows))
     threads = min(torch.get_num_threads(), -(-classes // step))
 
-    def some_classes(thread: int) -> Iterator[tuple[int, Result]]:
+    def some_classes(thread: int) -> None:
         # memory that is new costs more than what is computed in it: these are used again
         keys = np.empty((step, rows), dtype=largest.dtype)
-        probability = np.empty(rows)
-        for start in range(thread * step, classes, threads * step):
-            columns = logits[:, start : start + step]
+        probability, mass = np.empty(rows), np.zeros(rows + 1)
+        start = np.zeros(len(thresholds), dtype=np.int64)
+        for begin in range(thread * step, classes, threads * step):
+            columns = logits[:, begin : begin + step]
             for row in range(0, rows, ROWS_AT_ONCE):
                 part = slice(row, row + ROWS_AT_ONCE)
                 few = columns[part].to(dtype).cpu().numpy()
@@ -243,18 +227,28 @@ def for_each_class(
                 block = keys[: columns.shape[1], part]
                 np.subtract(few.T, largest[part], out=block)
                 block -= log_total[part]
-            for label, key in enumerate(keys[: columns.shape[1]], start):
-                own = key[by_class[starts[label] : starts[label + 1]]]
+            for label, key in enumerate(keys[: columns.shape[1]], begin):
+                hits = slice(starts[label], starts[label + 1])
+                own = key[by_class[hits]]
                 own.sort()
                 key.sort()
                 np.exp(key, out=probability)
-                first, end = (np.searchsorted(key, own, side) for side in ("left", "right"))
-                yield label, function(RankedClass(key, probability, first, end))
+                np.cumsum(probability, out=mass[1:])
+                start[is_cut] = np.searchsorted(key, above, "right")
+                # as np.array_split cuts: the first ranges hold one more
+                kept, more = np.divmod(rows - start[:, None], n_ranges)
+                borders = start[:, None] + range_number * kept + np.minimum(range_number, more)
+                ranked.borders[:, label] = borders
+                ranked.mass_below[:, label] = mass[borders]
+                ranked.square[label] = probability @ probability
+                ranked.first[hits] = first = np.searchsorted(key, own, "left")
+                ranked.end[hits] = np.searchsorted(key, own, "right")
+                ranked.own[hits] = probability[first]
 
     with ThreadPoolExecutor(threads) as pool:
-        found = pool.map(lambda thread: list(some_classes(thread)), range(threads))
-    by_label = dict(pair for pairs in found for pair in pairs)
-    return [by_label[label] for label in range(classes)]
+        for done in [pool.submit(some_classes, thread) for thread in range(threads)]:
+            done.result()
+    return ranked
 
 
 def normalisers(

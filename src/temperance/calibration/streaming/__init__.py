@@ -1,4 +1,4 @@
-"""Calibration of rows that are never held at once: sums that batches and processes add to."""
+"""Calibration of more rows than memory holds, in batches, on one process or many."""
 
 from temperance.calibration.streaming.every_class import CalibrationSums
 from temperance.calibration.streaming.grid import LogGrid

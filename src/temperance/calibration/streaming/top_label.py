@@ -1,4 +1,4 @@
-"""Sums over rows that come in batches or on several processes: the predicted class's calibration."""
+"""The predicted class's calibration from sums over rows, which batches and processes add to."""
 
 from __future__ import annotations
 
