@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 from _machine import machine_header
+from _measuring import Table, anonymous_memory
 from torchmetrics.classification import MulticlassCalibrationError
 
-from calibration import Table, anonymous_memory
 from temperance.calibration.streaming import CalibrationSums, TopLabelSums
 
 BATCH = 100_000  # rows of an update while memory is watched

@@ -115,7 +115,7 @@ def bin_index(confidence: Float[Tensor, " rows"], n_bins: int) -> Int[Tensor, " 
     check_bins(n_bins)
     # edges k / M, and not ceil(confidence · M): (7 / 25) · 25 > 7 in floating point
     edges = torch.arange(1, n_bins, dtype=torch.float64, device=confidence.device) / n_bins
-    return torch.searchsorted(edges, confidence)
+    return torch.searchsorted(edges, confidence.contiguous())
 
 
 def check_bins(n_bins: int) -> None:

@@ -53,8 +53,8 @@ def check_logits(
             f"must be class indices (integers) of shape ({rows},), not {describe_tensor(targets)}",
             where="targets",
         )
-    highest = logits.amax(1)  # NaN if the row has one
-    if (row := _first(~(highest < torch.inf))) is not None:
+    if not bool(logits.amax() < torch.inf):  # NaN if there is one; by rows only to name the row
+        row = _first(~(logits.amax(1) < torch.inf))
         raise UserError(f"row {row} holds NaN or +inf", where="logits")
     if is_soft:
         _check_soft(logits, targets)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 CHUNK = 2**19  # logits at a time: two float64 buffers of 4 MB stay in a shared cache
+NARROW = 32  # classes: below, reductions over them are faster if each class lies together
 CHUNK_ON_DEVICE = 2**24  # elsewhere launching a kernel costs more than a missed cache
 
 
@@ -38,7 +39,7 @@ class SoftmaxChunk(NamedTuple):
 def row_chunks(logits: Float[Tensor, "rows classes"]) -> Iterator[slice]:
     """Slices of rows that hold about `CHUNK` logits each."""
     rows, classes = logits.shape
-    step = max(1, (CHUNK if logits.device.type == "cpu" else CHUNK_ON_DEVICE) // classes)
+    step = max(1, (CHUNK if logits.device.type == "cpu" else CHUNK_ON_DEVICE) // max(classes, 8))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
@@ -55,18 +56,35 @@ def softmax_chunks(
     """
     logits = logits.detach()
     margins = shares = logits.new_empty(0, dtype=dtype)
+    narrow = logits.shape[1] < NARROW
     for part in row_chunks(logits):
         rows = part.stop - part.start
         if len(margins) < rows:
-            margins = logits.new_empty((rows, logits.shape[1]), dtype=dtype)
-            shares = torch.empty_like(margins)
+            margins, shares = (_buffer(rows, logits, dtype, narrow) for _ in range(2))
         margin, share = margins[:rows], shares[:rows]
-        largest = logits[part].amax(1, keepdim=True).to(dtype)
         margin.copy_(logits[part])
-        margin -= largest
+        margin -= (margin if narrow else logits[part]).amax(1, keepdim=True)
         if isinstance(temperature, Tensor):
             margin /= temperature[part, None]
         elif temperature != 1:
             margin /= temperature
         torch.exp(margin, out=share)
-        yield SoftmaxChunk(part, margin, share, share.sum(1))
+        yield SoftmaxChunk(part, margin, share, _sum_of_columns(share) if narrow else share.sum(1))
+
+
+def _buffer(
+    rows: int, logits: Tensor, dtype: torch.dtype, narrow: bool
+) -> Float[Tensor, "rows classes"]:
+    classes = logits.shape[1]
+    if narrow:
+        return logits.new_empty((classes, rows), dtype=dtype).T
+    return logits.new_empty((rows, classes), dtype=dtype)
+
+
+def _sum_of_columns(share: Float[Tensor, "rows classes"]) -> Float[Tensor, " rows"]:
+    """One after the other: a sum over columns orders them otherwise for some rows, and rows that
+    are equal would not be tied any more."""
+    total = share[:, 0].clone()
+    for column in share.T[1:]:
+        total += column
+    return total

@@ -141,7 +141,7 @@ def score_chunk(
     likelihood = (margin - log_total).exp()
     on_top = (others * confidence).square()
     elsewhere = confidence.square() + 1 - 2 * likelihood
-    brier = rest * confidence.square() + torch.where(margin == 0, on_top, elsewhere)
+    brier = rest * confidence.square() + elsewhere.lerp(on_top, (margin == 0).double())
     correct = hits_first_maximum(chunk, logits, labels, margin)
     return RowScores(confidence, correct.double(), log_total - margin, brier)
 
@@ -153,7 +153,7 @@ def hits_first_maximum(
     correct = margin == 0
     maybe_tied = (correct & (chunk.total >= 2)).nonzero()[:, 0]  # two maxima weigh 1 each
     if len(maybe_tied):
-        predicted = logits[chunk.part][maybe_tied].argmax(1)
+        predicted = logits[chunk.part].index_select(0, maybe_tied).argmax(1)
         correct[maybe_tied] = predicted == labels[maybe_tied]
     return correct
 
