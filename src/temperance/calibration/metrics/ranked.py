@@ -122,8 +122,8 @@ class RankedClasses(NamedTuple):
     """Sum of the squared probabilities `(classes,)`."""
     borders: NDArray[np.int64]
     """Ranks between the ranges of equal mass `(thresholds, classes, ranges + 1)`."""
-    mass_below: NDArray[np.float64]
-    """Sum of the probabilities below each border."""
+    mass: NDArray[np.float64]
+    """Sum of the probabilities in each range that is not empty."""
     label: NDArray[np.int64]
     """Ascending: the class of each row `(rows,)`, and of the entries that follow."""
     own: NDArray[np.float64]
@@ -145,7 +145,7 @@ class RankedClasses(NamedTuple):
             # below a border that cuts a group of equal rows, each counts with an even share
             below = (ranks[self.label] - self.first) / (self.end - self.first)
             hits[:, column] = np.bincount(self.label, below.clip(0, 1), minlength=len(borders))
-        gaps = np.abs(np.diff(self.mass_below[threshold]) - np.diff(hits))
+        gaps = np.abs(self.mass[threshold] - np.diff(hits))
         size = np.diff(borders)
         # fewer rows than ranges: what follows them is empty, and does not count
         means = np.divide(gaps, size, out=np.zeros_like(gaps), where=size > 0)
@@ -199,7 +199,7 @@ def rank_classes(
         rows=rows,
         square=np.empty(classes),
         borders=np.empty((len(thresholds), classes, n_ranges + 1), dtype=np.int64),
-        mass_below=np.empty((len(thresholds), classes, n_ranges + 1)),
+        mass=np.empty((len(thresholds), classes, n_ranges)),
         label=labels[by_class],
         own=np.empty(rows),
         first=np.empty(rows, dtype=np.int64),
@@ -216,7 +216,7 @@ def rank_classes(
     def some_classes(thread: int) -> None:
         # memory that is new costs more than what is computed in it: these are used again
         keys = np.empty((step, rows), dtype=largest.dtype)
-        probability, mass = np.empty(rows), np.zeros(rows + 1)
+        probability = np.empty(rows)
         start = np.zeros(len(thresholds), dtype=np.int64)
         for begin in range(thread * step, classes, threads * step):
             columns = logits[:, begin : begin + step]
@@ -233,14 +233,15 @@ def rank_classes(
                 own.sort()
                 key.sort()
                 np.exp(key, out=probability)
-                np.cumsum(probability, out=mass[1:])
                 start[is_cut] = np.searchsorted(key, above, "right")
                 # as np.array_split cuts: the first ranges hold one more
                 kept, more = np.divmod(rows - start[:, None], n_ranges)
                 borders = start[:, None] + range_number * kept + np.minimum(range_number, more)
                 ranked.borders[:, label] = borders
-                ranked.mass_below[:, label] = mass[borders]
-                ranked.square[label] = probability @ probability
+                for mass, ranks in zip(ranked.mass, np.minimum(borders, rows - 1), strict=True):
+                    mass[label] = np.add.reduceat(probability, ranks[:-1])
+                # not by BLAS, whose threads would wait busily for one another
+                ranked.square[label] = np.einsum("i,i", probability, probability)
                 ranked.first[hits] = first = np.searchsorted(key, own, "left")
                 ranked.end[hits] = np.searchsorted(key, own, "right")
                 ranked.own[hits] = probability[first]
