@@ -150,14 +150,14 @@ def speed(rows: int, classes: int, *, slow: bool) -> list[str]:
     table = Table("what", "median s", "min s", "units", "repeats", "result")
     unit = seconds(lambda: torch.logsumexp(logits, 1), 9)
 
-    def report(name: str, function: Callable[[], Any], repeats: int = 5) -> float:
-        times = seconds(function, repeats)
-        value = function() if repeats > 1 else ""
-        shown = f"{value:.9g}" if isinstance(value, float) else value
-        times_unit = median(times) / median(unit)
+    def report(name: str, function: Callable[[], float], repeats: int = 5) -> float:
+        values: list[float] = []
+        times = seconds(lambda: values.append(function()), repeats)
+        units = median(times) / median(unit)
         table.add(
-            name, f"{median(times):.3f}", f"{min(times):.3f}", f"{times_unit:.2f}", repeats, shown
-        )
+            name, f"{median(times):.3f}", f"{min(times):.3f}", f"{units:.2f}", repeats,
+            f"{values[-1]:.9g}",
+        )  # fmt: skip
         return median(times)
 
     table.add("unit: torch.logsumexp", f"{median(unit):.3f}", f"{min(unit):.3f}", "1", 9, "")
@@ -192,17 +192,17 @@ def speed(rows: int, classes: int, *, slow: bool) -> list[str]:
         if slow:
             peers["classwise"] = report(
                 "torch-uncertainty ClasswiseCalibrationError",
-                lambda: print(torch_uncertainty_classwise(logits, targets)),
+                lambda: torch_uncertainty_classwise(logits, targets),
                 repeats=1,
             )
             report(
                 "torch-uncertainty TemperatureScaler",
-                lambda: print(torch_uncertainty_temperature(logits, targets)),
+                lambda: torch_uncertainty_temperature(logits, targets),
                 repeats=1,
             )
             report(
                 "LBFGS on T, lr 0.01, 200 iterations",
-                lambda: print(guo_lbfgs_temperature(logits, targets)),
+                lambda: guo_lbfgs_temperature(logits, targets),
                 repeats=1,
             )
     lines += [*table.lines, ""]
