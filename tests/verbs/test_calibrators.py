@@ -57,23 +57,19 @@ def test_every_calibrator_is_fitted_and_saved(
 def test_settings_of_a_calibrator_are_keys(
     overconfident: Path, tmp_path: Path, succeeds: Callable[..., Any], refused: Callable[..., str]
 ) -> None:
-    command = (
-        "calibrate",
-        "engine.threads=1",
-        f"logits={overconfident}",
-        "calibrator.name=mixture",
-    )
+    plain = ("calibrate", "engine.threads=1", f"logits={overconfident}")
+    command = (*plain, "calibrator.name=mixture")
     succeeds(*command, "calibrator.weight=0.2", "cross_fit=null", "--out", tmp_path / "run")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["fit"]["cross_fit"] is None
     assert load_calibrator(tmp_path / "run").args.weight == 0.2
     refused(*command, "calibrator.wait=0.2", "--out", tmp_path / "no", words=("wait", "weight"))
     refused(
-        "calibrate", "engine.threads=1", f"logits={overconfident}", "calibrator=temprature", "--out", tmp_path / "no",
+        *plain, "calibrator=temprature", "--out", tmp_path / "no",
         words=("temprature", "Did you mean 'temperature'"),
     )  # fmt: skip
     refused(
-        "calibrate", "engine.threads=1", f"logits={overconfident}", "cross_fit=301", "--out", tmp_path / "no",
+        *plain, "cross_fit=301", "--out", tmp_path / "no",
         words=("301 folds of 300 rows", "Choose 2 to 300"),
     )  # fmt: skip
 
