@@ -156,7 +156,7 @@ def fit_sentence(calibrator: str, fit: dict[str, Any]) -> str:
         error = fit["se_log_temperature"]
         margin = "" if error is None else f" (standard error of log T: {error:.3f})"
         said = f"Fitted temperature T = {fit['temperature']:.4f}{margin}"
-    why = f" {fit['notes']['why']}" if "why" in fit["notes"] else ""
+    why = f" Chosen {fit['notes']['why']}." if "why" in fit["notes"] else ""
     fragile = (
         f" Only {fit['wrong']} rows are predicted wrong, so the fit is fragile."
         if fit["fragile"]
