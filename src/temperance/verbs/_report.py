@@ -35,9 +35,9 @@ def report(folder: str | Path, *, out: str | Path | None = None) -> Outcome:
         content = module.compose(run)
     except (FileNotFoundError, KeyError):
         raise UserError(
-            "the run in it is not finished",
+            "the run in it is not finished, or was made by an earlier version",
             where=folder,
-            mend=f"Finish it with: temperance {verb} --resume --out {folder}",
+            mend=f"Finish it with: temperance {verb} --resume --out {folder}, or make it again",
         ) from None
     path = write_report(content, Path(out) if out is not None else run.folder / "report.html")
     return Outcome(path.parent, {"report": str(path)}, content)
