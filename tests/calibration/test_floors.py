@@ -189,10 +189,13 @@ def test_miscalibration_is_seen(size):
 # Groups.
 
 
-def test_groups_of_one_row_are_no_groups(sampled):
+@pytest.mark.parametrize("seed", range(8))
+def test_groups_of_one_row_are_no_groups(sampled, seed):
+    # in some orders rounding errors once passed for shared luck
     logits, targets = sampled(rows=200)
-    alone = floors_of(logits, targets)
-    assert floors_of(logits, targets, groups=torch.randperm(200)) == alone
+    groups = torch.randperm(200, generator=torch.Generator().manual_seed(seed))
+    alone = floors_of(logits, targets, redraws=20)
+    assert floors_of(logits, targets, groups=groups, redraws=20) == alone
 
 
 def test_copies_in_groups_tell_nothing_new(sampled):

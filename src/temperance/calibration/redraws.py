@@ -95,7 +95,9 @@ def _shared(
         own = torch.bincount(bin_of, values.square(), bins)
         return of_cells - own, torch.bincount(bin_of, values, bins).square() - of_cells
 
-    pairs, pairs_apart = sums(torch.ones_like(surplus))
+    pairs, pairs_apart = sums(torch.ones_like(surplus))  # exact, unlike what follows
+    if not pairs.any():
+        return 0.0
     products, products_apart = sums(surplus)
     squared_gap = products_apart / pairs_apart.clamp(min=1)
     # min(c, c') − c c' over the pairs: each row is the lesser of those with the higher in its cell
