@@ -2,60 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-from torch import Tensor
+from temperance.config import look_up, one_of
+from temperance.objectives.base import MethodArgs, Objective, Pair
+from temperance.objectives.kd import KD
+from temperance.objectives.labels import Labels
 
-from temperance.config import Args, look_up, one_of
-from temperance.objectives.kd import KD, KDArgs
-from temperance.objectives.labels import Labels, LabelsArgs
-from temperance.rows import Needs, Rows, Signal
+__all__ = ["OBJECTIVES", "Objective", "ObjectiveArgs", "Pair", "get_objective", "list_objectives"]
 
-__all__ = ["OBJECTIVES", "Objective", "ObjectiveArgs", "get_objective", "list_objectives"]
-
-
-class Objective(Protocol):
-    """A distillation loss, and the declaration of what it needs."""
-
-    needs: Needs
-    row_wise: bool
-    """Whether losses are `(rows,)`; otherwise they are scalars over the local batch."""
-    teacher_logits: str
-    """`none`, `used` or `scale_invariant`: whether calibrating the teacher can matter."""
-
-    def __call__(
-        self, student: Signal, teacher: Any, rows: Rows, progress: float
-    ) -> dict[str, Tensor]:
-        """Named losses of a batch; `progress` runs from 0 to 1 over the training."""
-        ...
-
-
-OBJECTIVES: dict[str, tuple[type[Args], Callable[[Any], Objective]]] = {
-    "labels": (LabelsArgs, Labels),
-    "kd": (KDArgs, KD),
+OBJECTIVES: dict[str, type[Objective]] = {
+    objective.name: objective
+    for objective in (
+        Labels,
+        KD,
+    )
 }
 
-ObjectiveArgs = one_of(*(args for args, _ in OBJECTIVES.values()))
+ObjectiveArgs = one_of(*(objective.args_class for objective in OBJECTIVES.values()))
 
 
-def get_objective(name: str | Args, **args: Any) -> Objective:
+def get_objective(name: str | MethodArgs, **args: Any) -> Objective:
     """An objective by its name and settings, or from its settings alone.
 
     Raises:
-        UserError: if there is none of that name.
+        UserError: if there is none of that name, or a setting does not fit.
 
     Examples:
         >>> get_objective("kd", softening=2.0).args.softening
         2.0
     """
-    if isinstance(name, Args):
-        settings = name
-        _, objective = OBJECTIVES[settings.name]  # type: ignore[attr-defined]
-    else:
-        args_class, objective = look_up("objective", name, OBJECTIVES)
-        settings = args_class(**args)
-    return objective(settings)
+    if isinstance(name, MethodArgs):
+        return OBJECTIVES[name.name](name)  # type: ignore[attr-defined]
+    return look_up("objective", name, OBJECTIVES)(**args)
 
 
 def list_objectives() -> list[str]:

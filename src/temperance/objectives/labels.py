@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch.nn.functional as F
-from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from temperance.config import Args
+from temperance.objectives.base import MethodArgs, Objective
 from temperance.rows import Needs, Rows, Signal
 
 
-class LabelsArgs(Args):
+class LabelsArgs(MethodArgs):
     """Cross-entropy with the labels."""
 
     name: Literal["labels"] = "labels"
@@ -21,26 +20,23 @@ class LabelsArgs(Args):
     """Share of each target that is spread over all classes (Szegedy et al. 2016)."""
 
 
-class Labels:
+class Labels(Objective):
     """Cross-entropy with the labels, row by row; the teacher is not asked."""
 
-    needs = Needs(logits="none", targets="required")
+    name = "labels"
+    args_class = LabelsArgs
+    args: LabelsArgs
+    needs = Needs(targets="required")
     row_wise = True
     teacher_logits = "none"
+    calibration = "not at all: there is no teacher"
 
-    def __init__(self, args: LabelsArgs) -> None:
-        self.args = args
+    def terms(
+        self, student: Signal, teacher: Signal, rows: Rows, progress: float
+    ) -> dict[str, Tensor]:
+        """Nothing beside the labels."""
+        return {}
 
-    def __call__(
-        self, student: Signal, teacher: Signal | None, rows: Rows, progress: float
-    ) -> dict[str, Float[Tensor, " rows"]]:
-        """The loss `labels`."""
-        assert rows.targets is not None
-        return {
-            "labels": F.cross_entropy(
-                student.logits,
-                rows.targets,
-                reduction="none",
-                label_smoothing=self.args.label_smoothing,
-            )
-        }
+    def _label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        smoothing = self.args.label_smoothing
+        return F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)

@@ -1,0 +1,42 @@
+"""Target transforms: what is done to a teacher's logits before any logit method compares them.
+
+Each maps logits to logits whose softmax, at softening 1, is the transformed target; the method's
+own softening acts on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from temperance.config import Args, one_of
+from temperance.objectives.transforms.asymmetric import AsymmetricArgs, asymmetric
+from temperance.rows import Rows
+
+__all__ = ["TRANSFORMS", "TransformArgs", "needs_targets", "transformed"]
+
+Transform = Callable[[Tensor, Rows, Any], Tensor]
+
+TRANSFORMS: dict[str, tuple[type[Args], Transform]] = {
+    "asymmetric": (AsymmetricArgs, asymmetric),
+}
+
+TransformArgs = one_of(*(args for args, _ in TRANSFORMS.values()))
+
+
+def transformed(
+    transforms: Sequence[Any], logits: Float[Tensor, "rows classes"], rows: Rows
+) -> Float[Tensor, "rows classes"]:
+    """The logits after each of the transforms, in order."""
+    for settings in transforms:
+        _, transform = TRANSFORMS[settings.name]
+        logits = transform(logits, rows, settings)
+    return logits
+
+
+def needs_targets(transforms: Sequence[Any]) -> bool:
+    """Whether one of them has to know the label."""
+    return any(settings.needs_targets for settings in transforms)
