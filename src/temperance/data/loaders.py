@@ -23,6 +23,28 @@ class Batch:
     targets: Int[Tensor, " rows"]
     ids: Int[Tensor, " rows"]
     view: int = 0
+    """The first of its views."""
+    views: int = 1
+    """How many views of each sample stand below one another."""
+
+    def split(self, n: int) -> Iterator[Batch]:
+        """The samples in at most `n` parts, all views of a sample in the same one.
+
+        Examples:
+            >>> ids = torch.tensor([7, 8, 9, 7, 8, 9])
+            >>> batch = Batch(torch.zeros(6, 1, 2, 2), ids, ids, views=2)
+            >>> [part.ids.tolist() for part in batch.split(2)]
+            [[7, 8, 7, 8], [9, 9]]
+        """
+        if n == 1:
+            yield self
+            return
+        rows = torch.arange(len(self.ids), device=self.ids.device).reshape(self.views, -1)
+        for part in rows.tensor_split(min(n, rows.shape[1]), dim=1):
+            chosen = part.flatten()
+            yield Batch(
+                self.images[chosen], self.targets[chosen], self.ids[chosen], self.view, self.views
+            )
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
@@ -57,6 +79,7 @@ def training_batches(
     steps: int,
     rank: int = 0,
     world_size: int = 1,
+    views_per_batch: int = 1,
     device: torch.device,
 ) -> Iterator[Batch]:
     """The batches of the steps from `start_step` up to, not including, `steps`.
@@ -68,6 +91,8 @@ def training_batches(
     Args:
         batch_size: rows per step over all processes.
         rank: of this process among `world_size`.
+        views_per_batch: views of each sample, below one another; with 2, epoch e has the views 2e
+            and 2e + 1.
         device: where images lie and views are made.
     """
     per_epoch = steps_per_epoch(len(image_set), batch_size)
@@ -79,13 +104,23 @@ def training_batches(
         if epoch != ordered_epoch:
             order, ordered_epoch = epoch_order(ids, seed, epoch), epoch
         chosen = order[place * batch_size : (place + 1) * batch_size][rank::world_size]
-        view = view_of_epoch(spec, epoch)
+        first = epoch * views_per_batch
+        views = [view_of_epoch(spec, first + more) for more in range(views_per_batch)]
         on_device = chosen.to(device)
         batch = images[on_device]
         if spec.crop_padding or spec.flip:
-            parameters = draw(spec, seed, ids[chosen], view)
-            batch = apply_views(batch, parameters, spec.crop_padding)
-        yield Batch(batch, targets[on_device], ids[chosen].to(device), view)
+            drawn = [draw(spec, seed, ids[chosen], view) for view in views]
+            made = [apply_views(batch, parameters, spec.crop_padding) for parameters in drawn]
+            batch = torch.cat(made) if len(made) > 1 else made[0]
+        elif views_per_batch > 1:
+            batch = batch.repeat(views_per_batch, 1, 1, 1)
+        yield Batch(
+            batch,
+            targets[on_device].repeat(views_per_batch),
+            ids[chosen].repeat(views_per_batch).to(device),
+            views[0],
+            views_per_batch,
+        )
 
 
 def evaluation_batches(

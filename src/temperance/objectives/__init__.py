@@ -1,29 +1,39 @@
-"""Distillation losses: one small file per method, and the one list of them."""
+"""Distillation losses: one small file per method; the list of them is in `methods.py`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from temperance.config import look_up, one_of
-from temperance.objectives.base import MethodArgs, Objective, Pair
-from temperance.objectives.kd import KD
-from temperance.objectives.labels import Labels
+from temperance.config import Args, look_up, one_of
+from temperance.objectives.base import Objective, Pair
+from temperance.objectives.combined import Combined, expand_sum
+from temperance.objectives.methods import METHODS
+from temperance.objectives.pairing import attach
 
-__all__ = ["OBJECTIVES", "Objective", "ObjectiveArgs", "Pair", "get_objective", "list_objectives"]
+__all__ = [
+    "OBJECTIVES",
+    "Objective",
+    "ObjectiveArgs",
+    "Pair",
+    "attach",
+    "get_objective",
+    "list_objectives",
+]
 
-OBJECTIVES: dict[str, type[Objective]] = {
-    objective.name: objective
-    for objective in (
-        Labels,
-        KD,
-    )
-}
+_ALL: tuple[type[Objective], ...] = (*METHODS, Combined)
 
-ObjectiveArgs = one_of(*(objective.args_class for objective in OBJECTIVES.values()))
+OBJECTIVES: dict[str, type[Objective]] = {objective.name: objective for objective in _ALL}
+
+ObjectiveArgs = one_of(
+    *(objective.args_class for objective in OBJECTIVES.values()), expand=expand_sum
+)
 
 
-def get_objective(name: str | MethodArgs, **args: Any) -> Objective:
+def get_objective(name: str | Args, **args: Any) -> Objective:
     """An objective by its name and settings, or from its settings alone.
+
+    Args:
+        name: as in `list_objectives`; or a sum of names such as `kd+reviewkd`.
 
     Raises:
         UserError: if there is none of that name, or a setting does not fit.
@@ -32,9 +42,10 @@ def get_objective(name: str | MethodArgs, **args: Any) -> Objective:
         >>> get_objective("kd", softening=2.0).args.softening
         2.0
     """
-    if isinstance(name, MethodArgs):
+    if isinstance(name, Args):
         return OBJECTIVES[name.name](name)  # type: ignore[attr-defined]
-    return look_up("objective", name, OBJECTIVES)(**args)
+    settings = {"name": name, **expand_sum(name), **args}
+    return look_up("objective", settings["name"], OBJECTIVES)(None, **settings)
 
 
 def list_objectives() -> list[str]:

@@ -55,7 +55,7 @@ class Objective(nn.Module):
     """
 
     name: ClassVar[str]
-    args_class: ClassVar[type[MethodArgs]]
+    args_class: ClassVar[type[Args]]
     args: Any
     needs: Needs
     row_wise: bool
@@ -71,7 +71,7 @@ class Objective(nn.Module):
     """Names of the student's activations that it compares; known once it is built."""
     teacher_taps: tuple[str, ...] = ()
 
-    def __init__(self, args: MethodArgs | None = None, **values: Any) -> None:
+    def __init__(self, args: Args | None = None, **values: Any) -> None:
         super().__init__()
         self.args = args if args is not None else load_config(self.args_class, values=values)
 

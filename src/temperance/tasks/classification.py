@@ -30,6 +30,7 @@ class ClassificationTask:
         seed: of the order of the images and of their views.
         device: where batches are made.
         rank: of this process among `world_size`; each gets its share of every batch.
+        views_per_batch: how many views of each image stand below one another in a batch.
 
     Raises:
         UserError: if a batch does not give every process a row.
@@ -45,6 +46,7 @@ class ClassificationTask:
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
+        views_per_batch: int = 1,
     ) -> None:
         rows = min(batch_size, len(train))
         if rows < world_size:
@@ -55,6 +57,7 @@ class ClassificationTask:
             )
         self.train, self.views, self.batch_size, self.seed = train, views, batch_size, seed
         self.device, self.rank, self.world_size = device, rank, world_size
+        self.views_per_batch = views_per_batch
 
     @property
     def steps_per_epoch(self) -> int:
@@ -72,16 +75,20 @@ class ClassificationTask:
             steps=steps,
             rank=self.rank,
             world_size=self.world_size,
+            views_per_batch=self.views_per_batch,
             device=self.device,
         )
 
     def rows(self, batch: Batch) -> Rows:
         """What is known about the batch."""
-        return Rows(targets=batch.targets, ids=batch.ids, view=batch.view)
+        return Rows(
+            targets=batch.targets, ids=batch.ids, view=batch.view, views=self.views_per_batch
+        )
 
     def signal(self, model: nn.Module, batch: Batch) -> Signal:
-        """What the model says about the batch."""
-        return Signal(model(batch.images))
+        """What a tapped model says about the batch."""
+        logits, features = model(batch.images)
+        return Signal(logits, features=features)
 
 
 @torch.no_grad()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from temperance.errors import UserError
+from temperance.models.features import ModelProbe, Tapped, probe
 from temperance.rows import Signal
 
 
@@ -19,7 +22,15 @@ class GivesSignals(Protocol):
 
 
 class Teacher(Protocol):
-    """What the training loop asks for every batch."""
+    """What the training loop asks for every batch, and an objective before the first."""
+
+    def probe(self, inputs: Tensor) -> ModelProbe | None:
+        """What the model looks like from inside; None if there is no teacher."""
+        ...
+
+    def tap(self, taps: Sequence[str]) -> None:
+        """From now on the signals carry the activations at these places."""
+        ...
 
     def signal(self, task: GivesSignals, batch: Any) -> Signal | None:
         """What the teacher says about the batch; None if there is no teacher."""
@@ -28,6 +39,19 @@ class Teacher(Protocol):
 
 class NoTeacher:
     """For training on labels alone."""
+
+    def probe(self, inputs: Tensor) -> None:
+        """Nothing to look at."""
+        return None
+
+    def tap(self, taps: Sequence[str]) -> None:
+        """Nothing to tap.
+
+        Raises:
+            UserError: if there is something to tap all the same.
+        """
+        if taps:
+            raise UserError("there is no teacher to tap", where="objective")
 
     def signal(self, task: GivesSignals, batch: Any) -> None:
         """Nothing to say."""
@@ -46,8 +70,20 @@ class LiveTeacher:
     """
 
     def __init__(self, model: nn.Module, calibrator: nn.Module | None = None) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.model = Tapped(model).eval().requires_grad_(False)
         self.calibrator = calibrator
+
+    def probe(self, inputs: Tensor) -> ModelProbe:
+        """What the model looks like from inside, as it answers these inputs."""
+        return probe(self.model.model, inputs)
+
+    def tap(self, taps: Sequence[str]) -> None:
+        """From now on the signals carry the activations at these places.
+
+        Raises:
+            UserError: if there is no such place; it lists those that there are.
+        """
+        self.model.tap(taps)
 
     @torch.no_grad()
     def signal(self, task: GivesSignals, batch: Any) -> Signal:

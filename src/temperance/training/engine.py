@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -46,8 +46,8 @@ class EngineArgs(Args):
 class TrainingState:
     """What a checkpoint holds, beside the random state: enough to continue exactly."""
 
-    module: nn.Module
-    """The student as Fabric wrapped it."""
+    module: Any
+    """The learner as Fabric wrapped it: called, it is the student."""
     optimizer: optim.Optimizer
     steps: int
     """How many steps the training has."""
@@ -55,11 +55,22 @@ class TrainingState:
     """How many of them are done."""
     losses: dict[str, Tensor] = field(default_factory=dict)
     """Sums of this process's shares of the losses since the last `epoch_losses`."""
+    underway: dict[str, Tensor] = field(default_factory=dict)
+    """Its shares of the losses of the step that is being made."""
 
     @property
     def progress(self) -> float:
         """From 0 to 1."""
         return self.step / self.steps
+
+
+class BatchSize(NamedTuple):
+    """What the losses of a batch are divided by."""
+
+    rows: int
+    """Of this process, over all parts."""
+    weight: float | Tensor
+    """Of all rows of all processes."""
 
 
 class Engine:
@@ -109,41 +120,65 @@ class Engine:
         wrapped, optimizer = self.fabric.setup(module, optimizer)
         return TrainingState(wrapped, optimizer, steps)
 
-    def step(
-        self, state: TrainingState, losses: Mapping[str, Tensor], rows: Rows, rate: float
-    ) -> dict[str, Tensor]:
-        """One gradient step; returns this process's share of the losses, whose mean over the
-        processes is the mean over all rows, and adds it to `state.losses`.
+    def weigh(self, rows: Rows) -> BatchSize:
+        """What the losses of a batch are divided by, over all its parts and processes."""
+        n = len(rows.ids)
+        if rows.weights is None and self.world_size == 1:
+            return BatchSize(n, float(n))
+        weights = torch.ones(n, device=self.device) if rows.weights is None else rows.weights
+        total = weights.detach().sum()
+        if self.world_size > 1:
+            torch.distributed.all_reduce(total)
+        return BatchSize(n, total)
 
-        Row-wise losses are weighted and divided by the weight of all rows of the global batch,
-        so that unequal shares per process change nothing; scalars are averaged over processes.
+    def accumulating(self, state: TrainingState, *, last: bool) -> AbstractContextManager[None]:
+        """Around one part of a batch: processes exchange gradients in the last part only."""
+        context: AbstractContextManager[None] = self.fabric.no_backward_sync(
+            state.module, enabled=not last and self.world_size > 1
+        )
+        return context
+
+    def backward(
+        self, state: TrainingState, losses: Mapping[str, Tensor], rows: Rows, size: BatchSize
+    ) -> None:
+        """Add one part's gradients, and its share of the losses.
+
+        Row-wise losses are weighted and divided by the weight of all rows of the global batch, so
+        that unequal parts and processes change nothing. Scalars are averaged: over parts by their
+        rows, over processes evenly.
+
+        Args:
+            losses: of the part.
+            rows: of the part.
+            size: of the whole batch.
+        """
+        shares = {name: self._share(loss, rows, size) for name, loss in losses.items()}
+        self.fabric.backward(torch.stack(list(shares.values())).sum())
+        _add(state.underway, {name: share.detach() for name, share in shares.items()})
+
+    def update(self, state: TrainingState, rate: float) -> dict[str, Tensor]:
+        """Move the parameters along the gradients of all parts; returns this process's share of
+        the losses, whose mean over the processes is the mean over all rows.
 
         Args:
             rate: learning rate of this step.
         """
-        means = {name: self._mean(loss, rows.weights) for name, loss in losses.items()}
-        self.fabric.backward(torch.stack(list(means.values())).sum())
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.step += 1
-        shares = {name: mean.detach() for name, mean in means.items()}
-        for name, share in shares.items():
-            state.losses[name] = state.losses.get(name, torch.zeros_like(share)) + share
+        shares, state.underway = state.underway, {}
+        _add(state.losses, shares)
         return shares
 
-    def _mean(self, loss: Tensor, weights: Tensor | None) -> Tensor:
+    def _share(self, loss: Tensor, rows: Rows, size: BatchSize) -> Tensor:
         if loss.ndim == 0:
-            return loss
-        if self.world_size == 1:
-            return loss.mean() if weights is None else (loss * weights).sum() / weights.sum()
-        if weights is None:
-            weights = torch.ones_like(loss)
+            return loss * (len(rows.ids) / size.rows)
+        if rows.weights is not None:
+            loss = loss * rows.weights
         # DDP averages gradients over processes: times world_size makes that the sum.
-        total = weights.detach().sum()
-        torch.distributed.all_reduce(total)
-        return (loss * weights).sum() * self.world_size / total
+        return loss.sum() * self.world_size / size.weight
 
     def save(self, state: TrainingState, path: Path) -> None:
         """Write a checkpoint, whole or not at all; a failure leaves the previous one in place."""
@@ -252,6 +287,11 @@ class Engine:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _add(sums: dict[str, Tensor], shares: Mapping[str, Tensor]) -> None:
+    for name, share in shares.items():
+        sums[name] = sums[name] + share if name in sums else share
 
 
 def _save(content: Mapping[str, Any], path: Path) -> None:

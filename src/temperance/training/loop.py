@@ -12,11 +12,13 @@ from torch import nn
 
 from temperance.config import Args
 from temperance.errors import Interrupted, UserError
+from temperance.models.features import Tapped
 from temperance.objectives import Objective
 from temperance.run import Run
 from temperance.tasks import ClassificationTask
 from temperance.teacher import Teacher
 from temperance.training.engine import Engine
+from temperance.training.learner import Learner
 from temperance.training.optimisation import (
     CosineArgs,
     OptimizerArgs,
@@ -37,6 +39,9 @@ class TrainingArgs(Args):
     """How often every training image is seen."""
     batch_size: PositiveInt = 64
     """Images per step over all devices."""
+    micro_batches: PositiveInt = 1
+    """Parts in which each device works a batch off, one after the other, to save memory. Row-wise
+    losses stay what they are; BatchNorm, and losses over the batch, see one part at a time."""
     optimizer: OptimizerArgs = SGDArgs()
     schedule: ScheduleArgs = CosineArgs()
     validate_every: PositiveInt = 1
@@ -63,7 +68,7 @@ def train_student(
 
     Args:
         teacher: gives a signal for every batch, raw or calibrated; `NoTeacher()` for labels alone.
-        objective: losses of both signals and the rows.
+        objective: losses of both signals and the rows; built for this student and teacher.
         run: folder that receives checkpoints and, per epoch, one line of metrics with mean losses.
         validate: named numbers of the student on held-out images, asked between epochs.
 
@@ -73,7 +78,8 @@ def train_student(
             longer finite.
     """
     steps = args.epochs * task.steps_per_epoch
-    state = engine.start(student, build_optimizer(args.optimizer, student), steps)
+    learner = Learner(Tapped(student, objective.student_taps), objective)
+    state = engine.start(learner, build_optimizer(args.optimizer, learner), steps)
     checkpoint = run.folder / "checkpoints" / "last.pt"
     if checkpoint.is_file():
         engine.restore(state, checkpoint)
@@ -83,16 +89,21 @@ def train_student(
     progress = Progress(label, step=state.step, steps=steps, batch_size=task.batch_size)
     saved = time.monotonic()
     for batch in progress.timed(task.batches(start=state.step, steps=steps)):
-        rows = task.rows(batch)
-        with engine.autocast():
-            losses = objective(
-                student=task.signal(state.module, batch),
-                teacher=teacher.signal(task, batch),
-                rows=rows,
-                progress=state.progress,
-            )
+        size = engine.weigh(task.rows(batch))
+        parts = list(batch.split(args.micro_batches))
+        for part in parts:
+            with engine.accumulating(state, last=part is parts[-1]):
+                rows = task.rows(part)
+                with engine.autocast():
+                    losses = objective(
+                        student=task.signal(state.module, part),
+                        teacher=teacher.signal(task, part),
+                        rows=rows,
+                        progress=state.progress,
+                    )
+                engine.backward(state, losses, rows, size)
         rate = args.optimizer.lr * rate_factor(args.schedule, state.step, steps)
-        shares = engine.step(state, losses, rows, rate)
+        shares = engine.update(state, rate)
 
         if state.step % task.steps_per_epoch == 0:
             epoch = state.step // task.steps_per_epoch

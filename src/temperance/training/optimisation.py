@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import nn, optim
 
 from temperance.config import Args, one_of
+from temperance.training.learner import Learner
 
 
 class SGDArgs(Args):
@@ -37,9 +38,21 @@ class AdamWArgs(Args):
 OptimizerArgs = one_of(SGDArgs, AdamWArgs)
 
 
-def build_optimizer(args: SGDArgs | AdamWArgs, module: nn.Module) -> optim.Optimizer:
-    """The optimiser of everything in `module` that learns."""
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+def build_optimizer(args: SGDArgs | AdamWArgs, learner: Learner) -> optim.Optimizer:
+    """The optimiser of everything that learns: the student, and what the objective learns.
+
+    An objective's scalars and vectors (temperatures, variances) have no weight decay: pulling them
+    to zero would be part of no method.
+    """
+    decayed = [*learner.student.parameters()]
+    others: list[nn.Parameter] = []
+    for parameter in learner.objective.parameters():
+        (decayed if parameter.ndim > 1 else others).append(parameter)
+    learning: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in decayed if parameter.requires_grad]}
+    ]
+    if others:
+        learning.append({"params": others, "weight_decay": 0.0})
     # Fused: one kernel for all parameters, on CUDA and on the CPU; small models live on it.
     if isinstance(args, AdamWArgs):
         return optim.AdamW(learning, lr=args.lr, weight_decay=args.weight_decay, fused=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -24,7 +25,8 @@ from temperance.models import (
     load_model,
     save_model,
 )
-from temperance.objectives import Objective
+from temperance.models.features import probe
+from temperance.objectives import Objective, Pair
 from temperance.run import Run, atomic
 from temperance.tasks import ClassificationTask, predict
 from temperance.teacher import Teacher
@@ -87,6 +89,17 @@ def produce_student(
         std=std,
         seed=seed,
     )
+    first = images[:2]
+    objective.build(
+        Pair(
+            probe(model, first.cpu()),
+            teacher.probe(first.to(engine.device)),
+            ids=splits.train.ids.cpu(),
+            targets=splits.train.targets.cpu(),
+        ),
+        seed=seed,
+    )
+    teacher.tap(objective.teacher_taps)
     task = ClassificationTask(
         splits.train,
         views=recipe.augment,
@@ -95,6 +108,7 @@ def produce_student(
         device=engine.device,
         rank=engine.rank,
         world_size=engine.world_size,
+        views_per_batch=objective.needs.views,
     )
 
     def validate(student: nn.Module) -> dict[str, float]:
@@ -111,7 +125,10 @@ def produce_student(
     )
     result: dict[str, Any] = {
         "rows": splits.sizes(),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": _size(model.parameters()),
+        # Learned or remembered beside the student, and left behind with the training:
+        "objective_parameters": _size(objective.parameters()),
+        "objective_memory": _size(objective.buffers()),
         "validation": _last_and_best(run),
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -127,6 +144,10 @@ def produce_student(
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     engine.barrier()
     return model, result
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
 
 
 def _last_and_best(run: Run) -> dict[str, float]:
