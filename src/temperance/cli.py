@@ -180,11 +180,17 @@ def list_(
 
 
 @app.command()
-def config(verb: Annotated[str, typer.Argument(metavar="VERB")], debug: Debug = False) -> None:
-    """Print a verb's commented default settings, to redirect into a file."""
+def config(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A verb, a calibrator or an objective (see list)."),
+    ],
+    debug: Debug = False,
+) -> None:
+    """Print the commented default settings of a verb, to redirect into a file, or of a method."""
     from temperance.verbs._config import default_config
 
-    typer.echo(default_config(verb), nl=False)
+    typer.echo(default_config(name), nl=False)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -283,11 +283,11 @@ def commented_yaml(cls: type[Args], *, indent: int = 0) -> str:
         comment = " ".join((field.description or "").split())
         default = field.get_default(call_default_factory=True)
         if default is PydanticUndefined:
-            nested = _args_classes(field)
+            nested = [] if get_origin(field.annotation) is tuple else _args_classes(field)
             lines.append(f"{pad}{name}:{'' if nested else ' ???'}  # required. {comment}".rstrip())
             if nested:
                 lines.append(commented_yaml(nested[0], indent=indent + 1).rstrip())
-        elif isinstance(default, Args):
+        elif isinstance(default, Args) and isinstance(default.model_dump(), dict):
             lines.append(f"{pad}{name}:" + (f"  # {comment}" if comment else ""))
             lines.append(_commented_instance(default, indent=indent + 1).rstrip())
         else:
@@ -303,7 +303,7 @@ def _commented_instance(args: Args, *, indent: int) -> str:
         value = getattr(args, name)
         comment = " ".join((field.description or "").split())
         tail = f"  # {comment}" if comment else ""
-        if isinstance(value, Args):
+        if isinstance(value, Args) and isinstance(value.model_dump(), dict):
             lines += [f"{pad}{name}:{tail}", _commented_instance(value, indent=indent + 1).rstrip()]
         else:
             lines.append(f"{pad}{name}: {_scalar(value)}{tail}")
@@ -313,6 +313,8 @@ def _commented_instance(args: Args, *, indent: int) -> str:
 def _scalar(value: Any) -> str:
     if isinstance(value, Path):
         value = str(value)
+    if isinstance(value, Args):  # one that is written as a bare value
+        value = value.model_dump(mode="json")
     if isinstance(value, tuple):
         value = list(value)
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)

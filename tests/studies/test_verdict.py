@@ -32,6 +32,7 @@ def table(
                 {
                     "replicate": replicate,
                     "arm": arm,
+                    "objective": None if tau is None else "kd",
                     "softening": tau,
                     # every replicate is harder or easier for all arms: only pairing sees through
                     "accuracy": 0.8 + 0.05 * np.sin(replicate) + gains[replicate] / 100,

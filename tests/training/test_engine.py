@@ -35,7 +35,8 @@ def step(engine: Engine, state: TrainingState, weights: list[float] | None, rate
     squares = state.module(torch.tensor(INPUTS))[:, 0] ** 2
     given = None if weights is None else torch.tensor(weights, dtype=torch.float64)
     rows = Rows(targets=None, ids=torch.arange(5), weights=given)
-    return engine.step(state, {"one": squares, "two": 2 * squares}, rows, rate)
+    engine.backward(state, {"one": squares, "two": 2 * squares}, rows, engine.weigh(rows))
+    return engine.update(state, rate)
 
 
 @pytest.mark.parametrize(
@@ -68,9 +69,45 @@ def test_losses_over_the_batch_are_taken_as_they_are(engine: Engine) -> None:
     state = start(engine)
     weight = next(state.module.parameters())
     rows = Rows(targets=None, ids=torch.arange(5), weights=torch.arange(5.0))
-    losses = engine.step(state, {"norm": (weight**2).sum()}, rows, 0.25)
+    engine.backward(state, {"norm": (weight**2).sum()}, rows, engine.weigh(rows))
+    losses = engine.update(state, 0.25)
     assert float(losses["norm"]) == pytest.approx((START**2).sum())
     np.testing.assert_allclose(weight.detach()[0], START / 2)
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.0, 0.5, 10.0]])
+@pytest.mark.parametrize("cuts", [(1,), (2, 3), (1, 2, 3, 4)])
+def test_unequal_parts_make_the_step_of_the_whole(
+    engine: Engine, weights: list[float] | None, cuts: tuple[int, ...]
+) -> None:
+    whole, parts = start(engine), start(engine)
+    expected = step(engine, whole, weights)
+
+    given = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    size = engine.weigh(Rows(targets=None, ids=torch.arange(5), weights=given))
+    for part in np.split(np.arange(5), cuts):
+        squares = parts.module(torch.tensor(INPUTS[part]))[:, 0] ** 2
+        chosen = None if given is None else given[torch.tensor(part)]
+        rows = Rows(targets=None, ids=torch.tensor(part), weights=chosen)
+        with engine.accumulating(parts, last=part[-1] == 4):
+            engine.backward(parts, {"one": squares, "two": 2 * squares}, rows, size)
+    found = engine.update(parts, 0.1)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-12)
+    one, other = (next(state.module.parameters()) for state in (whole, parts))
+    torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
+
+
+def test_scalars_are_averaged_over_parts_by_their_rows(engine: Engine) -> None:
+    state = start(engine)
+    weight = next(state.module.parameters())
+    size = engine.weigh(Rows(targets=None, ids=torch.arange(5)))
+    for n, factor in ((3, 1.0), (2, 6.0)):
+        loss = {"scaled": factor * weight.sum()}
+        engine.backward(state, loss, Rows(targets=None, ids=torch.arange(n)), size)
+    losses = engine.update(state, 0.1)
+    assert float(losses["scaled"]) == pytest.approx((0.6 * 1 + 0.4 * 6) * START.sum())
 
 
 def test_a_step_leaves_nothing_to_the_next(engine: Engine) -> None:

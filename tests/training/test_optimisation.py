@@ -7,7 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from temperance.models.features import Tapped
+from temperance.objectives import get_objective
 from temperance.training import AdamWArgs, CosineArgs, SGDArgs, StepArgs
+from temperance.training.learner import Learner
 from temperance.training.optimisation import build_optimizer, rate_factor
 
 warmups = st.sampled_from([0.0, 0.05, 0.1, 0.5])
@@ -77,10 +80,28 @@ def test_the_rate_rises_then_falls(schedule: CosineArgs | StepArgs, steps: int) 
 def test_only_what_learns_is_optimised() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     module[0].requires_grad_(False)
+    learner = Learner(Tapped(module), get_objective("labels"))
     for args in (SGDArgs(), SGDArgs(momentum=0.0), AdamWArgs()):
-        (group,) = build_optimizer(args, module).param_groups
+        (group,) = build_optimizer(args, learner).param_groups
         assert [id(p) for p in group["params"]] == [id(p) for p in module[1].parameters()]
         assert group["lr"] == args.lr
         assert group["weight_decay"] == args.weight_decay
-    assert build_optimizer(SGDArgs(momentum=0.0), module).param_groups[0]["nesterov"] is False
-    assert build_optimizer(SGDArgs(), module).param_groups[0]["nesterov"] is True
+    assert build_optimizer(SGDArgs(momentum=0.0), learner).param_groups[0]["nesterov"] is False
+    assert build_optimizer(SGDArgs(), learner).param_groups[0]["nesterov"] is True
+
+
+def test_what_an_objective_learns_is_optimised_with_the_student() -> None:
+    """Its matrices as the student's; its scalars and vectors without weight decay."""
+    objective = get_objective("labels")
+    objective.adapter = torch.nn.Linear(2, 3)
+    objective.temperature = torch.nn.Parameter(torch.tensor(1.0))
+    learner = Learner(Tapped(torch.nn.Linear(2, 2)), objective)
+    for args in (SGDArgs(), AdamWArgs()):
+        decayed, others = build_optimizer(args, learner).param_groups
+        assert [p.shape for p in decayed["params"]] == [(2, 2), (2,), (3, 2)]
+        assert {id(p) for p in others["params"]} == {
+            id(objective.temperature),
+            id(objective.adapter.bias),
+        }
+        assert decayed["weight_decay"] == args.weight_decay
+        assert others["weight_decay"] == 0

@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     FOLD = 3
     ORDER = 4
     VIEW = 5
+    SHUFFLED_ENTROPY = 6
 
 
 def hash64(seed: int, *keys: npt.ArrayLike) -> npt.NDArray[np.uint64]:

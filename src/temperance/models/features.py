@@ -1,4 +1,7 @@
-"""A model's inner activations by the names of its modules, on any model: forward hooks."""
+"""A model's inner activations by the names of its modules, on any model: forward hooks.
+
+And the few things that are done to activations before they can be compared.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from temperance.config import did_you_mean
@@ -72,7 +77,9 @@ def _collecting(model: nn.Module, tap: str, into: list[Any]) -> Iterator[None]:
         into.append(value.clone() if isinstance(value, Tensor) else value)
 
     if tap.endswith(INPUT):
-        handle = module.register_forward_pre_hook(lambda _, inputs: keep(inputs[0]))
+        handle = module.register_forward_pre_hook(
+            lambda _, inputs: keep(inputs[0] if inputs else None)
+        )
     else:
         handle = module.register_forward_hook(lambda _, inputs, output: keep(output))
     try:
@@ -149,6 +156,9 @@ def probe(model: nn.Module, inputs: Tensor) -> ModelProbe:
     Args:
         inputs: two rows or more, as the model takes them.
 
+    Raises:
+        UserError: if the model gives anything but logits (rows, classes).
+
     Examples:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
         >>> found = probe(model, torch.zeros(2, 1, 4, 4))
@@ -161,9 +171,10 @@ def probe(model: nn.Module, inputs: Tensor) -> ModelProbe:
     def record(tap: str, value: Any) -> None:
         calls.setdefault(tap, []).append(value.shape if isinstance(value, Tensor) else None)
 
-    was_training = model.training
-    model.eval()
+    modes = {module: module.training for module in model.modules()}
     with ExitStack() as stack:
+        stack.callback(_restore, modes)
+        model.eval()
         for name in names:
             module = model.get_submodule(name)
             before = module.register_forward_pre_hook(
@@ -175,7 +186,12 @@ def probe(model: nn.Module, inputs: Tensor) -> ModelProbe:
             stack.callback(before.remove)
             stack.callback(after.remove)
         logits = model(inputs)
-    model.train(was_training)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(
+            f"the model gives {given}, not logits (rows, classes)",
+            mend="Wrap it in a module that returns the logits",
+        )
     shapes = {
         tap: values[0]
         for tap, values in calls.items()
@@ -190,6 +206,12 @@ def probe(model: nn.Module, inputs: Tensor) -> ModelProbe:
     ]
     head = linear[-1] if linear else None
     return ModelProbe(model, shapes, logits.shape[1], _stages(model, shapes, head), head)
+
+
+def _restore(modes: Mapping[nn.Module, bool]) -> None:
+    # One by one: in a model that trains, some modules (a frozen BatchNorm) may be in eval mode.
+    for module, training in modes.items():
+        module.training = training
 
 
 def _stages(
@@ -222,3 +244,56 @@ def _blocks_around(model: nn.Module, tap: str) -> Iterator[str]:
         name = name.rpartition(".")[0]
         if not isinstance(model.get_submodule(name), nn.Sequential):
             yield name
+
+
+# What is done to activations before they are compared.
+
+
+def pooled_to_smaller(
+    student: Float[Tensor, "rows channels_s height_s width_s"],
+    teacher: Float[Tensor, "rows channels_t height_t width_t"],
+) -> tuple[Float[Tensor, "rows channels_s h w"], Float[Tensor, "rows channels_t h w"]]:
+    """Both maps at the smaller height and the smaller width, by adaptive average pooling.
+
+    Examples:
+        >>> small, large = torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 8, 2)
+        >>> [tuple(pooled.shape) for pooled in pooled_to_smaller(small, large)]
+        [(2, 3, 4, 2), (2, 5, 4, 2)]
+    """
+    height, width = map(min, student.shape[2:], teacher.shape[2:])
+    sizes = (height, width)
+    return tuple(  # type: ignore[return-value]
+        maps if maps.shape[2:] == sizes else F.adaptive_avg_pool2d(maps, sizes)
+        for maps in (student, teacher)
+    )
+
+
+def rescaled(activations: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """Divided by the largest magnitude along `dim`, which gets no gradient; zeros stay zeros.
+
+    For losses that do not depend on the scale: value and gradient stay the same, and powers and
+    products neither overflow nor underflow. Zeros get no gradient.
+
+    Examples:
+        >>> rescaled(torch.tensor([[2.0, -4.0], [0.0, 0.0]]), 1)
+        tensor([[ 0.5000, -1.0000],
+                [ 0.0000,  0.0000]])
+    """
+    largest = activations.detach().abs().amax(dim, keepdim=True)
+    return activations / largest.masked_fill(largest == 0, torch.inf)
+
+
+def unit_length(activations: Tensor, dim: int) -> Tensor:
+    """Divided by the Euclidean length along `dim`; vectors of zeros stay so and get no gradient.
+
+    An added or clamped ε would give such a vector a gradient of 1 / ε.
+
+    Examples:
+        >>> unit_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), 1)
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
+    scaled = rescaled(activations, dim)
+    # At least 1 if there is anything but zeros, since the largest magnitude is 1.
+    length: Tensor = torch.linalg.vector_norm(scaled, dim=dim, keepdim=True)
+    return scaled / length.clamp(min=0.5)

@@ -23,6 +23,7 @@ from temperance.rows import Needs, Rows, Signal
 class MethodArgs(Args):
     """Settings of every objective."""
 
+    name: str
     label_weight: Weight = constant(1.0)
     """Weight of the cross-entropy with the labels; a number, or value, warmup, end, shape."""
 

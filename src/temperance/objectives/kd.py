@@ -22,7 +22,7 @@ class KDArgs(SofteningArgs):
     softening: PositiveFloat = 4.0
     """τ of the student, and of the teacher unless set below."""
     weight: Weight = constant(0.9)
-    """Weight of the KL term."""
+    """Weight of the KL term; a number, or value, warmup, end, shape."""
     label_weight: Weight = constant(0.1)
     """Weight of the cross-entropy with the labels."""
 

@@ -18,7 +18,8 @@ def log_probabilities(
 
     With a sparse teacher the buckets are its k classes and, last, all others together: a
     divergence over them is a lower bound of the one over classes (data processing inequality),
-    never negative, and the same at k = classes.
+    never negative, and the same at k = classes. What the others hold is known to the precision of
+    the log-sum-exp only: below that, a few 1e-7 in float32, it counts as that much.
 
     Args:
         softening: τ of the student, > 0.
@@ -53,14 +54,16 @@ def _teacher_buckets(
         return F.log_softmax(scaled, dim=-1)
     if abs(softening - top_k.softening) > 1e-6 * softening:
         raise UserError(
-            f"the sparse teacher's log-sum-exp is of softening {top_k.softening:g}, and"
+            f"its log-sum-exp is of softening {top_k.softening:g}, and a teacher softening of"
             f" {softening:g} is asked for",
-            where="teacher_softening",
+            where="sparse teacher",
             mend="Store it at that softening, or use the softening that is stored",
         )
     kept = scaled - top_k.log_sum_exp[:, None]
-    # What rounding leaves of a tail that is nearly empty is at least the tiniest number.
-    tail = (-kept.logsumexp(1, keepdim=True).clamp(max=0).expm1()).clamp(
-        min=torch.finfo(kept.dtype).tiny
-    )
-    return F.log_softmax(torch.cat([kept, tail.log()], dim=1), dim=-1)
+    tail = -kept.logsumexp(1, keepdim=True).clamp(max=0).expm1()
+    # A nearly empty tail is the difference of two numbers as large as their log-sum-exp: what
+    # rounding leaves of it is noise, and a zero would make a reverse KL infinite.
+    precision = torch.finfo(top_k.log_sum_exp.dtype).eps
+    noise = 4 * precision * top_k.log_sum_exp.abs().clamp(min=1)
+    tail = torch.maximum(tail, noise[:, None])
+    return F.log_softmax(torch.cat([kept, tail.log()], dim=1), dim=-1).to(scaled.dtype)

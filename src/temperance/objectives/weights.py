@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from temperance.config import Args
 
@@ -21,6 +27,10 @@ class WeightArgs(Args):
     """At the end of the training; null: as at the beginning."""
     shape: Literal["linear", "cosine"] = "linear"
     """Of the way from `value` to `end`."""
+
+    @model_serializer(mode="wrap")
+    def _number_if_it_stays(self, serialise: SerializerFunctionWrapHandler) -> Any:
+        return self.value if self == WeightArgs(value=self.value) else serialise(self)
 
     def at(self, progress: float) -> float:
         """The weight when a share `progress` (0 to 1) of the training is done.

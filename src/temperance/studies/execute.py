@@ -80,6 +80,9 @@ def run_study(args: StudyArgs, dataset: Dataset, engine: Engine, run: Run) -> St
         UserError: if data and settings do not fit, or a teacher cannot be calibrated.
     """
     counter = _Counter(trainings(args))
+    for name, settings in args.named_objectives.items():
+        if get_objective(settings).teacher_logits != "used":
+            logger.info("'%s' learns from the raw teacher only: calibration cannot touch it", name)
     teachers = [
         _prepare_teacher(args, dataset, replicate, engine, run, counter)
         for replicate in range(args.replicates)
@@ -265,7 +268,9 @@ def _train_student(
         temperature = _temperature(planned, args, teacher, constant)
         calibrator = TemperatureScaling.from_temperature(temperature)
         source = _on_device(teacher.model, None if planned.arm == "raw" else calibrator, engine)
-        settings = args.objective.model_copy(update={"softening": planned.softening})
+        settings = args.named_objectives[planned.objective or ""]
+        if planned.softening is not None:
+            settings = settings.model_copy(update={"softening": planned.softening})
         facts |= {"teacher": teacher.sha256, "T": temperature}
     facts |= {"objective": settings.model_dump(), "rows": len(splits.train)}
     objective: Objective = get_objective(settings)
@@ -288,8 +293,10 @@ def _train_student(
     return {
         "replicate": planned.replicate,
         "arm": planned.arm,
+        "objective": planned.objective,
         "softening": planned.softening,
         "T": temperature,
+        "objective_parameters": result["objective_parameters"],
         "train_rows": result["rows"]["train"],
         "test_rows": test["n"],
         "accuracy": test["accuracy"],

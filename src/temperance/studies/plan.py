@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +19,7 @@ from pydantic import (
 from temperance.calibration import TemperatureArgs
 from temperance.config import Args
 from temperance.data import DataArgs, SplitArgs
-from temperance.objectives import ObjectiveArgs
+from temperance.objectives import ObjectiveArgs, get_objective
 from temperance.objectives.kd import KDArgs
 from temperance.objectives.labels import LabelsArgs
 from temperance.training import CalibrationArgs, EngineArgs, Recipe
@@ -43,7 +45,7 @@ class StudyArgs(Args):
 
     # A study grows by these: every training in it has an identity of its own.
     without_effect: ClassVar[frozenset[str]] = frozenset(
-        {"arms", "softenings", "replicates", "margin"}
+        {"arms", "objectives", "softenings", "replicates", "margin"}
     )
 
     data: DataArgs = DataArgs()
@@ -52,12 +54,12 @@ class StudyArgs(Args):
     teacher: Recipe = Recipe()
     teacher_objective: LabelsArgs = LabelsArgs()
     student: Recipe = Recipe()
-    objective: ObjectiveArgs = KDArgs()
-    """Its softening is set by `softenings`."""
+    objectives: tuple[ObjectiveArgs, ...] = (KDArgs(),)
+    """Names, or mappings with a name and settings; each is an arm's way to learn from a teacher."""
     calibration: CalibrationArgs = CalibrationArgs(fit="cross-fit", underconfidence=2.0)
     arms: tuple[ArmName, ...] = tuple(ARMS)
     softenings: tuple[PositiveFloat, ...] = (1.0, 4.0)
-    """τ of every arm that has a teacher."""
+    """τ of every objective that has one; empty: each objective's own."""
     replicates: PositiveInt = 5
     """How often everything is redrawn; fewer than 5 get no intervals."""
     teacher_seed: NonNegativeInt = 0
@@ -68,11 +70,18 @@ class StudyArgs(Args):
     """Percentage points of accuracy below which a difference does not matter in practice."""
     engine: EngineArgs = EngineArgs()
 
+    @field_validator("arms", "objectives")
+    @classmethod
+    def _some(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not value:
+            raise ValueError("needs at least one entry")
+        return value
+
     @field_validator("arms", "softenings")
     @classmethod
-    def _some_and_each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        if not value or len(set(value)) < len(value):
-            raise ValueError(f"needs at least one entry and each only once, got {list(value)}")
+    def _each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"needs each entry only once, got {list(value)}")
         return value
 
     @field_validator("calibration")
@@ -85,12 +94,16 @@ class StudyArgs(Args):
             )
         return calibration
 
-    @field_validator("objective")
-    @classmethod
-    def _softens(cls, objective: Args) -> Args:
-        if "softening" not in type(objective).model_fields:
-            raise ValueError("the objective of a study has a softening, such as kd")
-        return objective
+    @property
+    def named_objectives(self) -> dict[str, Args]:
+        """The objectives by name; the second of a name is called NAME-2."""
+        named: dict[str, Args] = {}
+        seen: Counter[str] = Counter()
+        for objective in self.objectives:
+            seen[objective.name] += 1
+            times = seen[objective.name]
+            named[objective.name if times == 1 else f"{objective.name}-{times}"] = objective
+        return named
 
 
 @dataclass(frozen=True)
@@ -99,23 +112,41 @@ class PlannedStudent:
 
     replicate: int
     arm: ArmName
-    softening: float | None
+    objective: str | None
     """None where there is no teacher."""
+    softening: float | None
+    """None where there is no teacher, or the objective's own is used."""
 
     @property
     def name(self) -> str:
         """Short, unique within a study, and fit for a folder."""
+        objective = "" if self.objective is None else f"-{self.objective}"
         tau = "" if self.softening is None else f"-tau{self.softening:g}"
-        return f"r{self.replicate}-{self.arm}{tau}"
+        return f"r{self.replicate}-{self.arm}{objective}{tau}"
 
 
 def planned_students(args: StudyArgs) -> list[PlannedStudent]:
-    """Every student of the study, replicate by replicate."""
+    """Every student of the study, replicate by replicate.
+
+    An objective that calibration cannot touch learns from the raw teacher only: its students of
+    the other arms would be the same.
+    """
+    taught: list[tuple[ArmName, str, float | None]] = []
+    for name, settings in args.named_objectives.items():
+        softens = "softening" in type(settings).model_fields and args.softenings
+        softenings: Sequence[float | None] = args.softenings if softens else (None,)
+        used = get_objective(settings).teacher_logits == "used"
+        for arm in args.arms:
+            if arm not in WITHOUT_TEACHER and (used or arm == "raw"):
+                taught += [(arm, name, softening) for softening in softenings]
+    alone = [arm for arm in args.arms if arm in WITHOUT_TEACHER]
     return [
-        PlannedStudent(replicate, arm, softening)
+        student
         for replicate in range(args.replicates)
-        for arm in args.arms
-        for softening in ((None,) if arm in WITHOUT_TEACHER else args.softenings)
+        for student in (
+            *(PlannedStudent(replicate, arm, None, None) for arm in alone),
+            *(PlannedStudent(replicate, *one) for one in taught),
+        )
     ]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from temperance.errors import UserError
@@ -18,8 +20,10 @@ class Contrast:
 
     arm: str
     against: str
+    objective: str | None
+    """Of the arms with a teacher; None where both are without, or the study has but one."""
     softening: float | None
-    """τ of the arms with a teacher; None where both are without."""
+    """τ of the arms with a teacher; None where both are without, or it is the objective's own."""
     differences: tuple[float, ...]
     """One per replicate."""
     difference: PairedDifference
@@ -29,8 +33,13 @@ class Contrast:
     @property
     def label(self) -> str:
         """How the contrast is called in tables."""
-        tau = "" if self.softening is None else f" (τ = {self.softening:g})"
-        return f"{self.arm} − {self.against}{tau}"
+        return f"{self.arm} − {self.against}" + (f" ({self.how})" if self.how else "")
+
+    @property
+    def how(self) -> str:
+        """Objective and softening, as far as they tell contrasts of the study apart."""
+        tau = "" if self.softening is None else f"τ = {self.softening:g}"
+        return ", ".join(part for part in (self.objective or "", tau) if part)
 
 
 def contrasts(args: StudyArgs, students: pd.DataFrame) -> list[Contrast]:
@@ -41,10 +50,11 @@ def contrasts(args: StudyArgs, students: pd.DataFrame) -> list[Contrast]:
     would flatter it.
     """
     found = []
+    several = len(args.objectives) > 1
     taught = students[~students["arm"].isin(WITHOUT_TEACHER)]
     if EQUAL_LABELS in args.arms and len(taught):
-        arm, softening = best_arm(taught)
-        found.append(_contrast(students, arm, EQUAL_LABELS, softening, primary=True))
+        arm, way = best_arm(taught)
+        found.append(_contrast(students, arm, EQUAL_LABELS, way, several, primary=True))
     pairs = [
         ("labels+calibration", "labels"),
         *(("raw", EQUAL_LABELS), ("calibrated", EQUAL_LABELS)),
@@ -53,15 +63,31 @@ def contrasts(args: StudyArgs, students: pd.DataFrame) -> list[Contrast]:
         ("constant-T", "raw"),
     ]
     for arm, against in pairs:
-        if arm not in args.arms or against not in args.arms:
-            continue
-        softenings = (None,) if arm in WITHOUT_TEACHER else args.softenings
-        found += [_contrast(students, arm, against, tau) for tau in softenings]
+        if arm in args.arms and against in args.arms:
+            ways = _ways(students[students["arm"] == arm])
+            found += [_contrast(students, arm, against, way, several) for way in ways]
     return found
 
 
-def best_arm(taught: pd.DataFrame) -> tuple[str, float]:
-    """Arm and softening with the highest mean validation accuracy; the first of equals.
+class Way(NamedTuple):
+    """How an arm's students learned from their teacher; None, None without one."""
+
+    objective: str | None
+    softening: float | None
+    """None if it is the objective's own."""
+
+
+def _ways(students: pd.DataFrame) -> list[Way]:
+    """The ways of these students, in their order."""
+    each = students[["objective", "softening"]].drop_duplicates()
+    return [
+        Way(None if pd.isna(objective) else objective, None if pd.isna(tau) else float(tau))
+        for objective, tau in each.itertuples(index=False)
+    ]
+
+
+def best_arm(taught: pd.DataFrame) -> tuple[str, Way]:
+    """The arm, and its way, with the highest mean validation accuracy; the first of equals.
 
     Raises:
         UserError: if there was no validation split.
@@ -72,31 +98,40 @@ def best_arm(taught: pd.DataFrame) -> tuple[str, float]:
             where="split.validation",
             mend="Set it above 0",
         )
-    means = taught.groupby(["arm", "softening"], sort=False)["validation_accuracy"].mean()
-    arm, softening = means.idxmax()
-    return str(arm), float(softening)
+    candidates = [
+        (str(arm), way)
+        for arm in taught["arm"].unique()
+        for way in _ways(taught[taught["arm"] == arm])
+    ]
+    means = [_of(taught, *candidate)["validation_accuracy"].mean() for candidate in candidates]
+    return candidates[int(np.argmax(means))]
 
 
 def _contrast(
     students: pd.DataFrame,
     arm: str,
     against: str,
-    softening: float | None,
+    way: Way,
+    several: bool,
     *,
     primary: bool = False,
 ) -> Contrast:
-    minuend = _accuracies(students, arm, softening)
-    subtrahend = _accuracies(students, against, softening)
+    """`several`: whether the study has more than one objective, so that theirs has to be named."""
+    minuend, subtrahend = (_of(students, one, way)["accuracy"] for one in (arm, against))
     differences = tuple((100 * (minuend - subtrahend)).tolist())
+    objective = way.objective if several else None
     difference = paired_difference(differences)
-    return Contrast(arm, against, softening, differences, difference, primary)
+    return Contrast(arm, against, objective, way.softening, differences, difference, primary)
 
 
-def _accuracies(students: pd.DataFrame, arm: str, softening: float | None) -> pd.Series[float]:
+def _of(students: pd.DataFrame, arm: str, way: Way) -> pd.DataFrame:
+    """The students of an arm, by replicate; of one way if the arm has a teacher."""
     rows = students[students["arm"] == arm]
     if arm not in WITHOUT_TEACHER:
-        rows = rows[rows["softening"] == softening]
-    return rows.set_index("replicate")["accuracy"].sort_index()
+        tau = rows["softening"]
+        same = tau.isna() if way.softening is None else tau == way.softening
+        rows = rows[same & (rows["objective"] == way.objective)]
+    return rows.set_index("replicate").sort_index()
 
 
 def sentences(args: StudyArgs, found: list[Contrast]) -> tuple[str, str]:
@@ -173,8 +208,8 @@ def _not_supported(claim: str, contrasts_of: list[Contrast], margin: float) -> s
 
 def _numbers(contrast: Contrast) -> str:
     difference = contrast.difference
-    tau = "" if contrast.softening is None else f"τ = {contrast.softening:g}: "
-    text = f"{tau}{signed(difference.mean, 2)} points"
+    how = f"{contrast.how}: " if contrast.how else ""
+    text = f"{how}{signed(difference.mean, 2)} points"
     if difference.low is None or difference.high is None:
         return f"{text}, no interval from {difference.n} replicates"
     return f"{text} {interval(difference.low, difference.high, 2)}"

@@ -2,6 +2,7 @@
 
 from temperance.training.calibrating import (
     CalibrationArgs,
+    caution,
     fit_held_out,
     out_of_fold_logits,
     usable,
@@ -21,6 +22,7 @@ __all__ = [
     "SGDArgs",
     "StepArgs",
     "TrainingArgs",
+    "caution",
     "fit_held_out",
     "out_of_fold_logits",
     "produce_student",

@@ -116,6 +116,28 @@ def fit_held_out(
     return get_calibrator(args.calibrator).fit(*rows)
 
 
+def caution(objective: Objective, calibrator: Calibrator | None) -> str | None:
+    """What someone should know who distils with this objective from this teacher; None if nothing.
+
+    Args:
+        calibrator: None for the raw teacher.
+    """
+    if calibrator is None:
+        return None
+    name = objective.args.name
+    if objective.teacher_logits == "none":
+        return (
+            f"calibrating the teacher changes nothing for objective '{name}', which does not use"
+            f" its calibrated logits; '{name}+kd' does"
+        )
+    if objective.teacher_logits == "scale_invariant" and calibrator.scales_rows:
+        return (
+            f"'{calibrator.name}' only scales each row's logits, and objective '{name}' is"
+            " invariant to that: calibrating the teacher changes nothing"
+        )
+    return objective.caution or None
+
+
 def usable(calibrator: Calibrator, args: CalibrationArgs) -> Calibrator:
     """The calibrator that a teacher gets: `underconfidence` applied, refused if the fit failed.
 

@@ -1,8 +1,10 @@
-"""`config`: the commented default settings of a verb."""
+"""`config`: the commented default settings of a verb, a calibrator or an objective."""
 
 from __future__ import annotations
 
+from temperance.calibration.calibrators import CALIBRATORS
 from temperance.config import Args, commented_yaml, look_up
+from temperance.objectives import OBJECTIVES
 from temperance.verbs._calibrate import CalibrateArgs
 from temperance.verbs._demo import DemoArgs
 from temperance.verbs._distill import DistillArgs
@@ -18,10 +20,13 @@ ARGS: dict[str, type[Args]] = {
 }
 
 
-def default_config(verb: str) -> str:
-    """Every key of a verb with its default and what it means, as YAML to start from.
+def default_config(name: str) -> str:
+    """Every key of a verb, a calibrator or an objective with its default and what it means, as
+    YAML to start from.
 
     Raises:
-        UserError: if the verb has no settings.
+        UserError: if there is nothing of that name that has settings.
     """
-    return commented_yaml(look_up("config for the verb", verb, ARGS))
+    calibrators = {known: entry.args_class for known, entry in CALIBRATORS.items()}
+    objectives = {known: entry.args_class for known, entry in OBJECTIVES.items()}
+    return commented_yaml(look_up("config for", name, {**calibrators, **objectives, **ARGS}))

@@ -184,12 +184,14 @@ def _differences(args: StudyArgs, found: list[Contrast]) -> list[Block]:
 
 
 def _students(students: pd.DataFrame) -> list[Block]:
-    grouped = students.groupby(["arm", "softening"], sort=False, dropna=False)
+    several = students["objective"].nunique() > 1
+    grouped = students.groupby(["arm", "objective", "softening"], sort=False, dropna=False)
     rows = []
-    for (arm, softening), group in grouped:
+    for (arm, objective, softening), group in grouped:
         rows.append(
             {
                 "arm": arm,
+                **({"objective": "–" if pd.isna(objective) else objective} if several else {}),
                 "τ": "–" if pd.isna(softening) else f"{softening:g}",
                 "accuracy (%)": number(100 * group["accuracy"].mean(), 2),
                 "sd": number(100 * group["accuracy"].std(), 2),
@@ -211,6 +213,8 @@ def _students(students: pd.DataFrame) -> list[Block]:
             "gap (points)": "mean confidence − accuracy on test; above 0 is over-confident",
         },
     )
+    if several:
+        return [table]
     frame = students[["arm", "softening", "replicate", "accuracy"]]
 
     def draw(figure: Any) -> None:

@@ -33,6 +33,7 @@ from temperance.training import (
     Engine,
     EngineArgs,
     Recipe,
+    caution,
     fit_held_out,
     out_of_fold_logits,
     produce_student,
@@ -123,11 +124,15 @@ def distill(
             fitted = usable(_cross_fit(args, splits, engine, run), args.calibration)
         if fitted is not None:
             logger.info("the teacher's logits go through %s", fitted)
+        objective = get_objective(args.objective)
+        warning = caution(objective, fitted)
+        if warning:
+            logger.warning("note: %s", warning)
         _, result = produce_student(
             args,
             splits,
             LiveTeacher(teacher, fitted.to(engine.device) if fitted else None),
-            get_objective(args.objective),
+            objective,
             seed=args.seed,
             engine=engine,
             run=run,
@@ -137,7 +142,7 @@ def distill(
             run.write("student/README.md", model_card(run, result))
             if fitted is not None:
                 save_calibrator(fitted.cpu(), run.folder)
-            _measure_teacher(run, teacher, fitted, splits, engine)
+            _measure_teacher(run, teacher, fitted, splits, engine, warning)
         engine.barrier()
         report = compose(run)
         if run.writes:
@@ -201,6 +206,7 @@ def _measure_teacher(
     calibrator: Calibrator | None,
     splits: Splits,
     engine: Engine,
+    warning: str | None,
 ) -> None:
     """teacher.json: the teacher on held-out rows and on the rows that it taught, raw and as used.
 
@@ -225,6 +231,7 @@ def _measure_teacher(
             if isinstance(calibrator, TemperatureScaling)
             else None,
             "fit": fit.to_dict() if fit is not None else None,
+            "caution": warning,
         },
     )
 
@@ -240,12 +247,25 @@ def _calibrator_sentence(teacher: Mapping[str, Any]) -> str:
 def compose(run: Run) -> Report:
     """The report of a finished distillation, from its folder alone."""
     result = run.read_json("result.json") or {}
-    teacher = run.read_json("teacher.json") or {"reports": {}, "calibrator": None, "fit": None}
+    teacher = run.read_json("teacher.json") or {
+        "reports": {},
+        "calibrator": None,
+        "fit": None,
+        "caution": None,
+    }
     test, validation = result["test"], result["validation"]
     lead = [
         f"Student: test accuracy of the last epoch {test['accuracy']:.2%} on {test['n']} images.",
         _calibrator_sentence(teacher),
     ]
+    if teacher["caution"]:
+        lead.append(f"Note: {teacher['caution']}.")
+    if result["objective_parameters"] or result["objective_memory"]:
+        lead.append(
+            f"The student has {result['parameters']:,} parameters; its objective learned"
+            f" {result['objective_parameters']:,} more and remembered"
+            f" {result['objective_memory']:,} numbers, which stayed behind."
+        )
     if validation:
         lead.append(
             f"On validation the last epoch has {validation['accuracy']:.2%}, the best"

@@ -53,6 +53,7 @@ class AdaptiveTemperatureScaling(Calibrator):
     name = "adaptive"
     args_class = AdaptiveArgs
     keeps_argmax = True
+    scales_rows = True
     args: AdaptiveArgs
     temperature: Tensor
     coefficients: Tensor

@@ -45,6 +45,8 @@ class Calibrator(nn.Module):
     args_class: ClassVar[type[Args]]
     keeps_argmax: bool
     """Whether the predicted class, and so the accuracy, stays what it was."""
+    scales_rows: ClassVar[bool] = False
+    """Whether it does nothing but divide each row's logits by a positive number."""
     handles: ClassVar[frozenset[Status]] = frozenset()
     """Degenerate statuses that this calibrator is made for."""
 

@@ -49,6 +49,7 @@ class PredictedClassTemperature(Calibrator):
     name = "predicted-class"
     args_class = PredictedClassArgs
     keeps_argmax = True
+    scales_rows = True
     args: PredictedClassArgs
     temperatures: Tensor
 

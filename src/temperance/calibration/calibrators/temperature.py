@@ -44,6 +44,7 @@ class TemperatureScaling(Calibrator):
     name = "temperature"
     args_class = TemperatureArgs
     keeps_argmax = True
+    scales_rows = True
     args: TemperatureArgs
     fit_report: TemperatureFit | None
     calibration_temperature: Tensor

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from temperance.config import Args, one_of
 from temperance.objectives.transforms.asymmetric import AsymmetricArgs, asymmetric
+from temperance.objectives.transforms.label_smoothing import LabelSmoothingArgs, smoothed_labels
+from temperance.objectives.transforms.row_entropy import RowEntropyArgs, with_replaced_entropy
+from temperance.objectives.transforms.uniform_mix import UniformMixArgs, mixed_with_uniform
 from temperance.rows import Rows
 
 __all__ = ["TRANSFORMS", "TransformArgs", "needs_targets", "transformed"]
@@ -22,6 +25,9 @@ Transform = Callable[[Tensor, Rows, Any], Tensor]
 
 TRANSFORMS: dict[str, tuple[type[Args], Transform]] = {
     "asymmetric": (AsymmetricArgs, asymmetric),
+    "label_smoothing": (LabelSmoothingArgs, smoothed_labels),
+    "row_entropy": (RowEntropyArgs, with_replaced_entropy),
+    "uniform_mix": (UniformMixArgs, mixed_with_uniform),
 }
 
 TransformArgs = one_of(*(args for args, _ in TRANSFORMS.values()))

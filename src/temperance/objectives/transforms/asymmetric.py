@@ -14,7 +14,11 @@ from temperance.rows import Rows
 
 
 class AsymmetricArgs(Args):
-    """Divide the label's logit by one temperature and the others by another."""
+    """Divide the label's logit by one temperature and the others by another.
+
+    The defaults are those of the authors' MindSpore code, where the student has no softening; in
+    the paper and the PyTorch code both are searched.
+    """
 
     needs_targets: ClassVar[bool] = True
 
@@ -28,8 +32,13 @@ class AsymmetricArgs(Args):
 def asymmetric(
     logits: Float[Tensor, "rows classes"], rows: Rows, args: AsymmetricArgs
 ) -> Float[Tensor, "rows classes"]:
-    """z_y / τ_y and z_k / τ_o for k ≠ y ("Asymmetric Temperature Scaling Makes Larger Networks
-    Teach Well Again", NeurIPS 2022, arXiv 2210.04427, eq. 5).
+    """z_y / τ₁ and z_k / τ₂ for k ≠ y: asymmetric temperature scaling, with τ₁ > τ₂.
+
+    From "Asymmetric Temperature Scaling Makes Larger Networks Teach Well Again" (Li et al.,
+    NeurIPS 2022, arXiv 2210.04427), where a softmax of these is the target; τ₁ and τ₂ are
+    `tp_tau` and `t_tau` in the published code. There nothing softens on top: their method is the
+    objective `ats`, or `kd` with this transform, `softening=1`, `weight=0.5` and
+    `label_weight=0.5` (up to the target's entropy, which has no gradient).
 
     Not invariant to a shift of a row's logits, unlike a softmax: it takes them as the model gives
     them.
@@ -42,5 +51,5 @@ def asymmetric(
     """
     assert rows.targets is not None
     softening = torch.full_like(logits, args.other_softening)
-    softening.scatter_(1, rows.targets[:, None], args.target_softening)
+    softening.scatter_(1, rows.targets[:, None].long(), args.target_softening)
     return logits / softening

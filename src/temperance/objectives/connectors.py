@@ -1,0 +1,82 @@
+"""What the adapters of several feature methods are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from temperance.errors import UserError
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation of maps and of vectors.
+
+    Where each channel has a single value (one row, one pixel) there is no variance, and PyTorch
+    refuses to train; the running statistics then serve in its place.
+    """
+
+    def forward(self, x: Float[Tensor, "rows channels ..."]) -> Float[Tensor, "rows channels ..."]:
+        """The activations, normalised per channel."""
+        if x.numel() == x.shape[1]:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(x)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Vectors are welcome too."""
+
+
+def pooled_to_the_smaller(
+    student: Float[Tensor, "rows channels_s ..."], teacher: Float[Tensor, "rows channels_t ..."]
+) -> tuple[Float[Tensor, "rows channels_s ..."], Float[Tensor, "rows channels_t ..."]]:
+    """Both activations at the smaller of their sizes, by average pooling; vectors as they are.
+
+    Examples:
+        >>> student, teacher = torch.zeros(1, 3, 8, 8), torch.zeros(1, 5, 4, 4)
+        >>> [pooled.shape[2] for pooled in pooled_to_the_smaller(student, teacher)]
+        [4, 4]
+    """
+    size = tuple(min(sizes) for sizes in zip(student.shape[2:], teacher.shape[2:], strict=True))
+    return _pooled(student, size), _pooled(teacher, size)
+
+
+def _pooled(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    # The type stubs do not know that the size may be of any length.
+    return x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size)  # type: ignore[arg-type]
+
+
+def unit_rows(vectors: Float[Tensor, "rows units"]) -> Float[Tensor, "rows units"]:
+    """Each row divided by its Euclidean length.
+
+    A row shorter than 1e-6 (all units dead) has no direction: it stays as it is, where a division
+    by its length would give it an enormous gradient.
+
+    Examples:
+        >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    length: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / length.where(length > 1e-6, torch.ones_like(length))
+
+
+def check_maps_or_vectors(
+    name: str, student: Sequence[torch.Size], teacher: Sequence[torch.Size]
+) -> None:
+    """Whether each pair of activations is two maps or two vectors.
+
+    Raises:
+        UserError: if not; it says which pair.
+    """
+    for own, others in zip(student, teacher, strict=True):
+        if len(own) != len(others) or len(own) not in (2, 4):
+            raise UserError(
+                "compares maps with maps and vectors with vectors, and an activation of the student"
+                f" is {tuple(own)} where the teacher's is {tuple(others)}",
+                where=f"objective '{name}'",
+                mend="Set student_taps and teacher_taps",
+            )
