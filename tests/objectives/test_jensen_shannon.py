@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from reference import divergence_oracles as oracles
 
+from reference import divergence_oracles as oracles
 from temperance.errors import UserError
 from temperance.objectives.jensen_shannon import JensenShannon, softened_jensen_shannon
 from temperance.objectives.kd import softened_kl

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from reference import divergence_oracles as oracles
 
+from reference import divergence_oracles as oracles
 from temperance.errors import UserError
 from temperance.objectives.kd import softened_kl
 from temperance.objectives.logit_mse import LogitMSE, squared_logit_error

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from reference import divergence_oracles as oracles
 
+from reference import divergence_oracles as oracles
 from temperance.objectives.reverse_kl import ReverseKL, softened_reverse_kl
 from temperance.rows import Rows, Signal
 

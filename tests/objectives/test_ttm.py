@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from reference import divergence_oracles as oracles
 
+from reference import divergence_oracles as oracles
 from temperance.errors import UserError
 from temperance.objectives.kd import KD
 from temperance.objectives.ttm import TTM, transformed_teacher_kl
@@ -153,5 +153,3 @@ def test_the_exponent_is_positive_and_a_weight_only_smooths():
 def test_the_pure_function_takes_signals():
     found = transformed_teacher_kl(signal(STUDENT), signal(TEACHER), exponent=0.3)
     torch.testing.assert_close(found, of(TTM, exponent=0.3))
-
-

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from temperance.errors import UserError
-from temperance.objectives.kd import KD
+from temperance.objectives.kd import KD, KDArgs
 from temperance.objectives.weights import WeightArgs, constant
 
 shares = st.floats(0, 1)
@@ -55,8 +55,10 @@ def test_a_setting_is_a_number_or_a_mapping():
     assert ramp == WeightArgs(value=0.5, end=0.0)
 
 
-def test_one_key_of_a_weight_leaves_the_others_as_they_are_by_default():
-    assert KD(weight={"warmup": 0.1}).args.weight == WeightArgs(value=0.9, warmup=0.1)
+@pytest.mark.parametrize("weight", [0.25, {"value": 0.5, "end": 0.0, "warmup": 0.1}])
+def test_stored_settings_give_the_same_weight(weight):
+    args = KD(weight=weight).args
+    assert KDArgs.model_validate(args.model_dump(mode="json")) == args
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,7 @@ def test_one_key_of_a_weight_leaves_the_others_as_they_are_by_default():
         ({"value": 1.0, "warmup": -0.1}, "warmup"),
         ({"value": 1.0, "end": -1.0}, "end"),
         ({"value": 1.0, "shape": "step"}, "shape"),
+        ({"end": 1.0}, "'weight.value' is required"),
         ({"value": 1.0, "warm_up": 0.5}, "Did you mean 'warmup'"),
     ],
 )

@@ -48,8 +48,8 @@ def test_the_loss_is_the_weight_times_kd(tau: float, tau_teacher: float) -> None
     np.testing.assert_allclose(found["wsld"], expected, rtol=1e-9)
 
 
-def test_gradient_is_the_papers_with_the_weight_held_fixed() -> None:
-    """Of the cross-entropy that the paper writes: the divergence has the same."""
+def test_gradient_is_the_authors_with_the_weight_held_fixed() -> None:
+    """Of the cross-entropy that they code: the divergence has the same."""
     student = STUDENT.clone().requires_grad_()
     loss = losses(student, softening=3.0, teacher_softening=2.0, weight=1.0)["wsld"]
     (found,) = torch.autograd.grad(loss.sum(), student)

@@ -54,7 +54,7 @@ def wsld_weight(student, teacher, label, epsilon=0.0):
 
 
 def soft_cross_entropy(student, teacher, softening, teacher_softening):
-    """τ² times the cross-entropy with the softened teacher: what WSLD's paper writes for KD."""
+    """τ² times the cross-entropy with the softened teacher: as WSLD and ATS are published."""
     p, q = softmax(teacher, teacher_softening), softmax(student, softening)
     return -(softening**2) * sum(a * math.log(b) for a, b in zip(p, q, strict=True))
 

@@ -7,6 +7,7 @@ from typing import Any
 from temperance.config import Args, look_up, one_of
 from temperance.objectives.base import Objective, Pair
 from temperance.objectives.combined import Combined, expand_sum
+from temperance.objectives.lskd import LSKD
 from temperance.objectives.methods import METHODS
 from temperance.objectives.pairing import attach
 
@@ -20,7 +21,7 @@ __all__ = [
     "list_objectives",
 ]
 
-_ALL: tuple[type[Objective], ...] = (*METHODS, Combined)
+_ALL: tuple[type[Objective], ...] = (*METHODS, LSKD, Combined)
 
 OBJECTIVES: dict[str, type[Objective]] = {objective.name: objective for objective in _ALL}
 

@@ -46,7 +46,7 @@ class ATS(LogitObjective):
     at softening τ, is τ₁ = τ₂ = T·τ.
 
     As in `kd`, the divergence stands for the cross-entropy with the softened teacher that the
-    authors' code has: the teacher's entropy less, and the same gradient.
+    authors' code has: less by τ² times the teacher's entropy, and of the same gradient.
     """
 
     name = "ats"

@@ -10,15 +10,17 @@ from torch import Tensor, nn
 
 from temperance.config import Args, one_of
 from temperance.objectives.base import Objective, Pair
+from temperance.objectives.lskd import LSKD
 from temperance.objectives.methods import METHODS
 from temperance.rows import Needs, Rows, Signal
 
-_BY_NAME = {method.name: method for method in METHODS}
+_SINGLE: tuple[type[Objective], ...] = (*METHODS, LSKD)
+_BY_NAME = {method.name: method for method in _SINGLE}
 
 if TYPE_CHECKING:
     PartArgs = Any
 else:
-    PartArgs = one_of(*(method.args_class for method in METHODS))
+    PartArgs = one_of(*(method.args_class for method in _SINGLE))
 
 
 class CombinedArgs(Args):

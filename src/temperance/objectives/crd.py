@@ -77,7 +77,7 @@ class CRD(FeatureObjective):
     ) -> None:
         """Linear layers, and the two memories."""
         size, n = self.args.embedding_size, len(pair.ids)
-        ids, order = pair.ids.sort()
+        ids, order = pair.ids.cpu().sort()
         if n < 2 or bool((ids[1:] == ids[:-1]).any()):
             raise UserError(
                 "remembers every training sample by its id, and there are"
@@ -85,7 +85,7 @@ class CRD(FeatureObjective):
                 where=f"objective '{self.name}'",
                 mend="Give the ids of all training samples when it is built, each once",
             )
-        labels = torch.arange(n) if pair.targets is None else pair.targets[order]
+        labels = torch.arange(n) if pair.targets is None else pair.targets.cpu()[order]
         _, label, count = torch.unique(labels, return_inverse=True, return_counts=True)
         if len(count) < 2:
             raise UserError(

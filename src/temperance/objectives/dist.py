@@ -163,7 +163,7 @@ def _direction(log_probability: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     highest = log_probability.detach().amax(dim, keepdim=True)
     deviations = _centred((log_probability - highest).expm1(), dim)
     largest = deviations.detach().abs().amax(dim, keepdim=True)
-    is_constant = largest < torch.finfo(largest.dtype).tiny
+    is_constant = largest < torch.finfo(largest.dtype).tiny ** 0.5
     scaled = deviations / torch.where(is_constant, 1.0, largest)
     squares = scaled.square().sum(dim, keepdim=True)
     unit = scaled * torch.where(is_constant, 1.0, squares).rsqrt()

@@ -18,7 +18,7 @@ from temperance.rows import Needs, Rows, Signal
 class DKDArgs(SofteningArgs):
     """Decoupled KD; the defaults are the CIFAR-100 recipe's.
 
-    The paper tunes β per pair of models: 2, 6 or 8 on CIFAR-100, 0.5 or 2 (at τ = 1) on ImageNet.
+    The authors set β per pair of models: 2, 6 or 8 on CIFAR-100, 0.5 or 2 (at τ = 1) on ImageNet.
     """
 
     name: Literal["dkd"] = "dkd"

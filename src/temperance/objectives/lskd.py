@@ -102,8 +102,8 @@ def standardize(
     """(z − mean) / standard deviation over the classes of each row (Sun et al. 2024, §3).
 
     Invariant to a shift and to a positive factor per row, to rounding. A row whose logits are all
-    the same has no direction: it becomes zeros, with a gradient of zero, and the gradient next to
-    it grows like 1 / its standard deviation.
+    the same (to 1e-19 in float32) has no direction: it becomes zeros, with a gradient of zero. The
+    gradient next to it grows like 1 / its standard deviation.
 
     In the paper the standard deviation σ is that of all K classes, so no value exceeds √(K − 1).
     The published code (`code`) takes σ √(K / (K − 1)) + 1e-7: a softening that is larger by that
@@ -116,7 +116,7 @@ def standardize(
     # Relative to the highest, a constant row is exactly zero, and centring rounds less.
     relative = logits - logits.detach().amax(1, keepdim=True)
     largest = relative.detach().abs().amax(1, keepdim=True)
-    is_constant = largest < torch.finfo(largest.dtype).tiny
+    is_constant = largest < torch.finfo(largest.dtype).tiny ** 0.5
     unit = torch.where(is_constant, 1.0, largest)
     # In units of the spread squares neither overflow nor underflow.
     scaled = relative / unit

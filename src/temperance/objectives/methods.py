@@ -2,15 +2,68 @@
 
 from __future__ import annotations
 
+from temperance.objectives.ats import ATS
+from temperance.objectives.attention import AttentionTransfer
 from temperance.objectives.base import LogitObjective, Objective
+from temperance.objectives.cc import CC
+from temperance.objectives.cist import CIST
+from temperance.objectives.crd import CRD
+from temperance.objectives.ctkd import CTKD
+from temperance.objectives.dist import DIST
+from temperance.objectives.dkd import DKD
 from temperance.objectives.feature_base import FeatureObjective
+from temperance.objectives.fitnet import FitNet
+from temperance.objectives.jensen_shannon import JensenShannon
 from temperance.objectives.kd import KD
 from temperance.objectives.labels import Labels
+from temperance.objectives.logit_mse import LogitMSE
+from temperance.objectives.mlkd import MLKD
+from temperance.objectives.nkd import NKD
+from temperance.objectives.nst import NST
+from temperance.objectives.ofd import OFD
+from temperance.objectives.pkt import PKT
+from temperance.objectives.reverse_kl import ReverseKL
+from temperance.objectives.reviewkd import ReviewKD
+from temperance.objectives.rkd import RKD
+from temperance.objectives.sp import SP
+from temperance.objectives.srrl import SRRL
+from temperance.objectives.ttm import TTM
+from temperance.objectives.vid import VID
+from temperance.objectives.wsld import WSLD
+from temperance.objectives.wttm import WTTM
 
-LOGIT_METHODS: tuple[type[LogitObjective], ...] = (KD,)
+LOGIT_METHODS: tuple[type[LogitObjective], ...] = (
+    KD,
+    DKD,
+    NKD,
+    MLKD,
+    CTKD,
+    DIST,
+    WSLD,
+    ATS,
+    TTM,
+    WTTM,
+    CIST,
+    ReverseKL,
+    JensenShannon,
+    LogitMSE,
+)
 """Compare logits; logit standardisation can wrap each of them."""
 
-FEATURE_METHODS: tuple[type[FeatureObjective], ...] = ()
+FEATURE_METHODS: tuple[type[FeatureObjective], ...] = (
+    FitNet,
+    AttentionTransfer,
+    SP,
+    RKD,
+    PKT,
+    NST,
+    VID,
+    CC,
+    CRD,
+    ReviewKD,
+    OFD,
+    SRRL,
+)
 """Compare inner activations."""
 
 METHODS: tuple[type[Objective], ...] = (Labels, *LOGIT_METHODS, *FEATURE_METHODS)

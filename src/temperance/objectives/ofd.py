@@ -137,7 +137,7 @@ class _Margin(nn.Module):
         self.known = isinstance(module, nn.BatchNorm2d)
         mean = torch.zeros(channels)
         if isinstance(module, nn.BatchNorm2d) and module.affine:
-            mean = expected_negative(module.bias.detach(), module.weight.detach()).clone()
+            mean = expected_negative(module.bias.detach().cpu(), module.weight.detach().cpu())
         elif self.known:
             mean = expected_negative(mean, torch.ones_like(mean))
         self.register_buffer("mean", mean)

@@ -21,8 +21,8 @@ class RKDArgs(FeatureArgs):
 
     name: Literal["rkd"] = "rkd"
     variant: Literal["paper", "code"] = "paper"
-    """The mean over pairs and triplets of different rows, or over all rows² and rows³ as in the
-    published code, which scales the losses down: with equal rows they are (nearly) all 0."""
+    """Mean over pairs and triplets of different rows, or over all rows² and rows³ as in the
+    published code; what that adds is 0 (unless rows are at the same place), so it is smaller."""
     l2_normalize: bool = False
     """Scale embeddings to unit length first, as the authors' classification script and MMRazor do;
     RepDistiller and mdistiller do not."""

@@ -20,7 +20,7 @@ from temperance.rows import Needs, Rows, Signal
 class WSLDArgs(SofteningArgs):
     """Weighted soft labels; the defaults are the CIFAR-100 recipe's.
 
-    On ImageNet the paper has τ = 2 and weight 2.5.
+    The authors' code for ImageNet has τ = 2 and weight 2.5.
     """
 
     name: Literal["wsld"] = "wsld"
@@ -38,9 +38,9 @@ class WSLDArgs(SofteningArgs):
 class WSLD(LogitObjective):
     """label_weight · cross-entropy + weight · (a row's weight) · KD, row by row.
 
-    KD is τ² times the KL divergence, as in `kd`. The paper and the authors' code write the
-    cross-entropy with the softened teacher: a row's weight times the teacher's entropy more, and
-    the same gradient, since the weight is held fixed.
+    KD is τ² times the KL divergence, as in `kd`. The authors' code has the cross-entropy with the
+    softened teacher: more by a row's weight times τ² times the teacher's entropy, and of the same
+    gradient, since the weight is held fixed.
     """
 
     name = "wsld"

@@ -117,14 +117,15 @@ def with_entropy(
     largest = torch.where(largest > 0, largest, torch.ones_like(largest))
     smallest = torch.where(gaps > 0, gaps, largest[:, None]).amin(-1)
     lower = (1e-4 / largest).log()
-    upper = (50.0 / smallest.clamp(min=1e-30 * largest)).log()
+    # Gaps that differ by more than thirty decades are ties to float32.
+    upper = (50.0 / torch.maximum(smallest, 1e-30 * largest)).log()
     for _ in range(_STEPS):
         middle = (lower + upper) / 2
         too_flat = entropy_of(middle.exp()[:, None] * relative) > wanted
         lower = torch.where(too_flat, middle, lower)
         upper = torch.where(too_flat, upper, middle)
     scaled = ((lower + upper) / 2).exp()[:, None] * relative
-    # No softening up to 100 sees a difference so large, and float32 could not hold every one.
+    # As good as impossible at any softening up to 100; what lies beyond, only a reverse KL feels.
     return scaled.clamp(min=-1e6).to(logits.dtype)
 
 
