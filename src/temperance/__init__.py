@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from temperance.errors import UserError as UserError
     from temperance.models import list_models as list_models
     from temperance.models import load_model as load_model
+    from temperance.objectives import attach as attach
     from temperance.objectives import get_objective as get_objective
     from temperance.objectives import list_objectives as list_objectives
     from temperance.rows import Rows as Rows
@@ -45,6 +46,7 @@ _HOME = {
     "UserError": "errors",
     "list_models": "models",
     "load_model": "models",
+    "attach": "objectives",
     "get_objective": "objectives",
     "list_objectives": "objectives",
     "Rows": "rows",

@@ -295,43 +295,49 @@ TWO_PROCESSES = """
 import sys
 import torch
 from torch import distributed, multiprocessing
-
-sys.path.insert(0, sys.argv[1])
-import test_crd as tests
+from temperance.rows import Rows, Signal
 
 
 def work(rank, folder):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{folder}/group", rank=rank, world_size=2)
-    crd = tests.built(negatives=1)
-    for ids in ([5, 8, 70], [12]), ([900], [5, 31]):
-        crd(*tests.batch(ids[rank]), 0.0)
+    crd = torch.load(f"{folder}/crd.pt", weights_only=False)
+    for step in torch.load(f"{folder}/steps.pt"):
+        own, others, ids = step[rank]
+        logits = torch.zeros(len(ids), 3)
+        student, teacher = (Signal(logits, features={"1:in": x}) for x in (own, others))
+        crd(student, teacher, Rows(None, ids), 0.0)
     torch.save(crd.state_dict(), f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    multiprocessing.start_processes(work, (sys.argv[2],), nprocs=2, start_method="fork")
+    multiprocessing.start_processes(work, (sys.argv[1],), nprocs=2, start_method="fork")
 """
 
 
 def test_processes_remember_the_same(tmp_path: Path) -> None:
     script = tmp_path / "two_processes.py"
     script.write_text(TWO_PROCESSES)
-    folder = Path(__file__).parent
-    environment = {"PYTHONPATH": str(folder.parent), "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, str(script), str(folder), str(tmp_path)],
-        check=True,
-        env=environment,
-        timeout=120,
-    )
+    crd = built(negatives=1)
+    torch.save(crd, tmp_path / "crd.pt")
+    parts = [([5, 8, 70], [12]), ([900], [5, 31])]  # ids of both processes in two steps
+    steps = [[batch(ids) for ids in step] for step in parts]
+    given = [
+        [(own.features[TAP], others.features[TAP], rows.ids) for own, others, rows in step]
+        for step in steps
+    ]
+    torch.save(given, tmp_path / "steps.pt")
+    environment = {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(tmp_path)]
+    subprocess.run(command, check=True, env=environment, timeout=120)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
-    # What one process remembers that sees the same batches, one by one where ids do not repeat.
-    alone = built(negatives=1)
-    for ids in ([5, 8, 70], [12], [900], [5, 31]):
-        alone(*batch(ids), 0.0)
+    # What one process remembers that sees the same rows one part after the other, since no id
+    # stands in both parts of a step.
+    for step in steps:
+        for part in step:
+            crd(*part, 0.0)
     for name in ("student_memory", "teacher_memory"):
-        torch.testing.assert_close(first[name], alone.state_dict()[name], rtol=1e-12, atol=0)
+        torch.testing.assert_close(first[name], crd.state_dict()[name], rtol=1e-12, atol=0)

@@ -155,6 +155,11 @@ def test_regressors_learn_and_are_a_function_of_the_seed():
     [
         ({"student_taps": ["1"], "teacher_taps": ["4:in"]}, (1, 1), "both at maps or both"),
         (
+            {"regressor": "convreg", "student_taps": ["4:in"], "teacher_taps": ["1"]},
+            (1, 1),
+            "both at maps or both",
+        ),
+        (
             {"regressor": "convreg", "student_taps": ["4:in"], "teacher_taps": ["4:in"]},
             (1, 1),
             "Set regressor to linear",

@@ -155,6 +155,14 @@ def test_nothing_to_learn_from_a_scaled_self() -> None:
     assert float(student.grad.abs().max()) < 1e-12
 
 
+def test_the_method_is_built_too() -> None:
+    lskd, seen = LSKD(), []
+    lskd.method.adapt = seen.append
+    pair = Pair(None, None, ids=torch.arange(6))
+    lskd.build(pair)
+    assert seen == [pair]
+
+
 def test_the_method_keeps_its_transforms() -> None:
     student, teacher = drawn(8)
     transforms = [{"name": "asymmetric", "target_softening": 3.0, "other_softening": 1.0}]

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from reference import feature_oracles as oracle
+from temperance.models.features import pooled_to_smaller, unit_length
 from temperance.objectives.nst import NST, selectivity_loss
 from temperance.rows import Rows, Signal
 
@@ -59,7 +60,6 @@ def test_gradient_is_that_of_the_value(kernel):
 
 def gaussian_gradient(student, teacher, step=1e-6):
     """Central differences with the σ² of the middle."""
-    from temperance.models.features import pooled_to_smaller, unit_length
 
     def units(maps, other):
         return unit_length(pooled_to_smaller(maps, other)[0].flatten(2), 2)

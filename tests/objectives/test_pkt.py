@@ -94,6 +94,15 @@ def test_opposite_rows_and_rows_of_zeros_stay_finite(variant, dtype):
             assert x.grad.isfinite().all()
 
 
+def test_a_cosine_that_rounds_to_less_than_minus_one_is_minus_one():
+    """Without that the code variant's logarithm is −inf once in some hundred pairs."""
+    for seed in range(400):
+        row = torch.randn(1, 7, generator=torch.Generator().manual_seed(seed))
+        opposite = torch.cat([row, -0.3 * row])
+        for student, teacher in ((opposite, SQUARE[:2]), (SQUARE[:2], opposite)):
+            assert pkt_loss(student, teacher, variant="code").isfinite(), seed
+
+
 def test_a_row_of_zeros_is_at_a_right_angle_to_all():
     student, teacher = BENT.clone().double(), SQUARE.double()
     student[1] = 0

@@ -180,15 +180,11 @@ def test_out_of_reach_the_nearest_is_given():
     assert (found[1] == found[1, 0]).all()
 
 
-@pytest.mark.parametrize("softening", [0.1, 1.0, 100.0])
-def test_the_nearest_ties_stay_finite_for_every_softening(softening):
-    """A gap of 1e-20 is stretched to 4 or so, and the other class with it."""
-    z = torch.tensor([[0.0, -1e-20, -1e4]])
-    found = with_entropy(z, torch.tensor([0.1]))
-    log_probability = (found / softening).log_softmax(1)
-    assert torch.isfinite(log_probability).all()
-    assert (log_probability.exp() * log_probability.abs()).sum() < 1
+def test_stretching_a_near_tie_does_not_send_the_other_classes_to_infinity():
+    """A gap of 1e-20 is stretched to 4 or so; in proportion, the third class would go to −1e24."""
+    found = with_entropy(torch.tensor([[0.0, -1e-20, -1e4]]), torch.tensor([0.1]))
     assert entropy_of(found).item() == pytest.approx(0.1, abs=1e-6)
+    assert found.min() >= -1e6
 
 
 # What they share.
@@ -217,7 +213,7 @@ def test_each_leaves_its_input_alone_and_stays_finite_at_extreme_logits(name):
     args = TRANSFORMS[name][0](name=name)
     logits = torch.tensor([[1e4, -1e4, 0.0], [0.0, 0.0, 0.0], [-1e4, 1e4, 1e4]])
     before = logits.clone()
-    rows = Rows(targets=torch.tensor([1, 0, 2], dtype=torch.int32), ids=torch.arange(3))
+    rows = Rows(targets=torch.tensor([1, 0, 2]), ids=torch.arange(3))
     found = transformed([args], logits, rows)
     torch.testing.assert_close(logits, before, rtol=0, atol=0)
     assert found.shape == logits.shape

@@ -31,25 +31,6 @@ class BatchNorm(nn.BatchNorm2d):
         """Vectors are welcome too."""
 
 
-def pooled_to_the_smaller(
-    student: Float[Tensor, "rows channels_s ..."], teacher: Float[Tensor, "rows channels_t ..."]
-) -> tuple[Float[Tensor, "rows channels_s ..."], Float[Tensor, "rows channels_t ..."]]:
-    """Both activations at the smaller of their sizes, by average pooling; vectors as they are.
-
-    Examples:
-        >>> student, teacher = torch.zeros(1, 3, 8, 8), torch.zeros(1, 5, 4, 4)
-        >>> [pooled.shape[2] for pooled in pooled_to_the_smaller(student, teacher)]
-        [4, 4]
-    """
-    size = tuple(min(sizes) for sizes in zip(student.shape[2:], teacher.shape[2:], strict=True))
-    return _pooled(student, size), _pooled(teacher, size)
-
-
-def _pooled(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    # The type stubs do not know that the size may be of any length.
-    return x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size)  # type: ignore[arg-type]
-
-
 def unit_rows(vectors: Float[Tensor, "rows units"]) -> Float[Tensor, "rows units"]:
     """Each row divided by its Euclidean length.
 

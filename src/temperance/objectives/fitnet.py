@@ -59,9 +59,12 @@ class FitNet(FeatureObjective):
     ) -> None:
         """One regressor per pair."""
         make = _linear if self.args.regressor == "linear" else _convreg
-        self.regressors = nn.ModuleList(
-            make(ours, theirs) for ours, theirs in zip(student, teacher, strict=True)
-        )
+        regressors = []
+        for ours, theirs in zip(student, teacher, strict=True):
+            if len(ours) != len(theirs):
+                raise _no_regressor(ours, theirs, "Tap both at maps or both at vectors")
+            regressors.append(make(ours, theirs))
+        self.regressors = nn.ModuleList(regressors)
 
     def compare(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], rows: Rows, progress: float
@@ -92,8 +95,6 @@ def hint_loss(
 
 
 def _linear(student: torch.Size, teacher: torch.Size) -> nn.Module:
-    if len(student) != len(teacher) or len(student) not in (2, 3, 4):
-        raise _no_regressor(student, teacher, "Tap both at maps or both at vectors")
     if len(student) == 4:
         return nn.Conv2d(student[1], teacher[1], 1)
     if student[1:-1] != teacher[1:-1]:
@@ -102,7 +103,7 @@ def _linear(student: torch.Size, teacher: torch.Size) -> nn.Module:
 
 
 def _convreg(student: torch.Size, teacher: torch.Size) -> nn.Module:
-    if len(student) != 4 or len(teacher) != 4:
+    if len(student) != 4:
         raise _no_regressor(student, teacher, "Set regressor to linear")
     (height, width), (to_height, to_width) = student[2:], teacher[2:]
     channels = student[1], teacher[1]

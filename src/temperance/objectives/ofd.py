@@ -11,8 +11,9 @@ import torch.distributed
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from temperance.models.features import pooled_to_smaller
 from temperance.objectives.base import Pair
-from temperance.objectives.connectors import BatchNorm, pooled_to_the_smaller
+from temperance.objectives.connectors import BatchNorm
 from temperance.objectives.feature_base import FeatureArgs, FeatureObjective
 from temperance.objectives.weights import Weight, constant
 from temperance.rows import Needs, Rows
@@ -75,7 +76,7 @@ class OFD(FeatureObjective):
         losses = []
         levels = zip(self.connectors, self.margins, student, teacher, strict=True)
         for i, (connector, margin, *level) in enumerate(levels, start=1):
-            own, others = pooled_to_the_smaller(*level)
+            own, others = pooled_to_smaller(*level)
             distance = partial_l2(connector(own), others, margin(level[1]))
             losses.append(distance / 2 ** (len(student) - i))
         return {"ofd": self.args.weight.at(progress) * torch.stack(losses).sum(0)}

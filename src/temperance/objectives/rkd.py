@@ -116,8 +116,8 @@ def rkd_angle_loss(
     loss = F.smooth_l1_loss(ours, theirs, reduction="sum")
     if variant == "paper":
         # Of a triplet i, j, i the cosine is 1, but 0 where i and j are at the same place.
-        same = (cosines.diagonal(dim1=1, dim2=2) for cosines in (ours, theirs))
-        loss = loss - F.smooth_l1_loss(*same, reduction="sum")
+        same, of_teacher = (cosines.diagonal(dim1=1, dim2=2) for cosines in (ours, theirs))
+        loss = loss - F.smooth_l1_loss(same, of_teacher, reduction="sum")
     return loss / max(triplets, 1)
 
 

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from pydantic import PositiveFloat, model_validator
 from torch import Tensor, nn
 
+from temperance.models.features import pooled_to_smaller
 from temperance.objectives.base import Pair
-from temperance.objectives.connectors import check_maps_or_vectors, pooled_to_the_smaller
+from temperance.objectives.connectors import check_maps_or_vectors
 from temperance.objectives.feature_base import FeatureArgs, FeatureObjective
 from temperance.objectives.weights import Weight, constant
 from temperance.rows import Needs, Rows
@@ -77,8 +78,9 @@ class VID(FeatureObjective):
     ) -> dict[str, Tensor]:
         """The loss `vid`."""
         losses = []
-        for regressor, *level in zip(self.regressors, student, teacher, strict=True):
-            own, others = pooled_to_the_smaller(*level)
+        for regressor, own, others in zip(self.regressors, student, teacher, strict=True):
+            if own.ndim == 4:
+                own, others = pooled_to_smaller(own, others)
             regressor = cast(_Regressor, regressor)
             losses.append(gaussian_nll(regressor(own), others, regressor.variance))
         return {"vid": self.args.weight.at(progress) * torch.stack(losses).sum(0)}

@@ -115,6 +115,10 @@ class Engine:
         context: AbstractContextManager[None] = self.fabric.autocast()
         return context
 
+    def seed(self, seed: int) -> None:
+        """Set PyTorch's random numbers (dropout, negatives that are drawn), others per process."""
+        torch.manual_seed(seed * self.world_size + self.rank)
+
     def start(self, module: nn.Module, optimizer: optim.Optimizer, steps: int) -> TrainingState:
         """A fresh training of `module`, which is moved to the device and shared among processes."""
         wrapped, optimizer = self.fabric.setup(module, optimizer)

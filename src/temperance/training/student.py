@@ -120,6 +120,7 @@ def produce_student(
             "validation_nll": negative_log_likelihood(logits, targets),
         }
 
+    engine.seed(seed)
     train_student(
         task, model, teacher, objective, recipe.training, engine, run, validate, label=label
     )

@@ -51,5 +51,5 @@ def asymmetric(
     """
     assert rows.targets is not None
     softening = torch.full_like(logits, args.other_softening)
-    softening.scatter_(1, rows.targets[:, None].long(), args.target_softening)
+    softening.scatter_(1, rows.targets[:, None], args.target_softening)
     return logits / softening

@@ -41,4 +41,4 @@ def smoothed_labels(
     spread = args.smoothing / logits.shape[-1]
     smoothed = torch.full_like(logits, math.log(spread))
     label = math.log(1 - args.smoothing + spread)
-    return smoothed.scatter_(1, rows.targets[:, None].long(), label)
+    return smoothed.scatter_(1, rows.targets[:, None], label)
