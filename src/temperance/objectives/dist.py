@@ -50,8 +50,8 @@ class DIST(LogitObjective):
     teacher_logits = "used"
     calibration = "mildly: correlations see the shape of the probabilities, not their range"
     caution = (
-        "a correlation is blind to the range of the teacher's probabilities, which is most of what"
-        " a calibrator changes: expect a smaller effect than with 'kd'"
+        "a correlation does not see the range of the teacher's probabilities, which a calibrator"
+        " changes along with their shape; with two classes it sees only their order"
     )
 
     def compare(
