@@ -13,7 +13,7 @@ from reference import label_logit_oracles as oracle
 from temperance.errors import UserError
 from temperance.objectives.ats import ATS
 from temperance.objectives.kd import KD
-from temperance.objectives.transforms.asymmetric import AsymmetricArgs, asymmetric
+from temperance.objectives.transforms.asymmetric import AsymmetricArgs, asymmetrically_softened
 from temperance.rows import Rows, Signal
 
 RNG = np.random.default_rng(4)
@@ -77,7 +77,7 @@ def test_it_is_kd_of_the_transformed_teacher() -> None:
 
 
 def test_nothing_to_learn_for_a_student_that_agrees_with_the_divided_teacher() -> None:
-    student = asymmetric(TEACHER, rows(), AsymmetricArgs()).requires_grad_()
+    student = asymmetrically_softened(TEACHER, rows(), AsymmetricArgs()).requires_grad_()
     loss = losses(student)["ats"]
     (gradient,) = torch.autograd.grad(loss.sum(), student)
     assert loss.abs().max() < 1e-12

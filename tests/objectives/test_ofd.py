@@ -156,6 +156,7 @@ def test_other_margins_are_the_mean_of_the_negative_responses_so_far() -> None:
     responses = feature(teacher, "0")
     responses[:, 0] = np.abs(responses[:, 0])  # a channel that is never negative
     responses[:2, 1] = np.abs(responses[:2, 1])  # one that is not at first
+    responses[:, 2, :3] = 0  # 0 is not negative
 
     def part(signal: Signal, rows: slice) -> Signal:
         features = {tap: map_[rows].detach() for tap, map_ in signal.features.items()}
@@ -197,12 +198,15 @@ def test_behind_a_relu_the_student_has_to_be_silent_where_the_teacher_is() -> No
 
 @pytest.mark.parametrize(("own", "others"), [(1, 2), (2, 1)])
 def test_the_larger_map_is_averaged_to_the_smaller(own: int, others: int) -> None:
-    taps = {"student_taps": ["1"], "teacher_taps": ["1"]}
+    taps = {"student_taps": ["0"], "teacher_taps": ["0"]}
     ofd, student, teacher = built(
         network((3, 4), first_stride=own), network((5, 6), first_stride=others), **taps
     )
-    x, y = (oracles.pool(feature(s, "1"), 4) for s in (student, teacher))
-    expected = oracles.partial_l2(connected(ofd, 0, x), y, ofd.margins[0].mean.numpy())
+    x, y = (oracles.pool(feature(s, "0"), 4) for s in (student, teacher))
+    # The margin is that of the responses as the teacher gives them.
+    responses = feature(teacher, "0").transpose(1, 0, 2, 3).reshape(5, -1)
+    margin = np.array([channel[channel < 0].mean() for channel in responses])
+    expected = oracles.partial_l2(connected(ofd, 0, x), y, margin)
     found = ofd(student, teacher, ROWS, 0.0)["ofd"]
     np.testing.assert_allclose(found.detach(), 1e-3 * expected, rtol=1e-9)
 

@@ -71,7 +71,6 @@ def test_stored_settings_give_the_same_weight(weight):
         ({"value": 1.0, "warmup": -0.1}, "warmup"),
         ({"value": 1.0, "end": -1.0}, "end"),
         ({"value": 1.0, "shape": "step"}, "shape"),
-        ({"end": 1.0}, "'weight.value' is required"),
         ({"value": 1.0, "warm_up": 0.5}, "Did you mean 'warmup'"),
     ],
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 from temperance.objectives.base import LogitObjective, MethodArgs
 from temperance.objectives.kd import softened_kl
 from temperance.objectives.transforms import TransformArgs
-from temperance.objectives.transforms.asymmetric import AsymmetricArgs, asymmetric
+from temperance.objectives.transforms.asymmetric import AsymmetricArgs, asymmetrically_softened
 from temperance.objectives.weights import Weight, constant
 from temperance.rows import Needs, Rows, Signal
 
@@ -41,7 +41,7 @@ class ATSArgs(MethodArgs):
 class ATS(LogitObjective):
     """label_weight · cross-entropy + weight · τ² · KL(teacher ‖ student), row by row.
 
-    The teacher's prediction is the softmax of z_y / τ₁ and z_k / τ₂, k ≠ y (eq. 5). With equal
+    The teacher's prediction is the softmax of z_y / τ₁ and z_k / τ₂, k ≠ y. With equal
     temperatures this is `kd` of that teacher's softening: a teacher calibrated by a temperature T,
     at softening τ, is τ₁ = τ₂ = T·τ.
 
@@ -68,6 +68,8 @@ class ATS(LogitObjective):
         temperatures = AsymmetricArgs(
             target_softening=self.args.target_softening, other_softening=self.args.other_softening
         )
-        divided = replace(teacher, logits=asymmetric(teacher.logits, rows, temperatures))
+        divided = replace(
+            teacher, logits=asymmetrically_softened(teacher.logits, rows, temperatures)
+        )
         loss = softened_kl(student, divided, softening=self.args.softening, teacher_softening=1.0)
         return {"ats": self.args.weight.at(progress) * loss}

@@ -157,6 +157,11 @@ class LogitObjective(Objective):
         """What a subclass defines in place of `terms`; the teacher's logits are transformed."""
         raise NotImplementedError
 
+    def __init__(self, args: Args | None = None, **values: Any) -> None:
+        super().__init__(args, **values)
+        if any(transform.compares_rows for transform in self.args.transforms):
+            self.row_wise = False
+
     @property
     def transforms(self) -> Sequence[Any]:
         """Those of the settings."""

@@ -53,7 +53,7 @@ class Combined(Objective):
         self.needs = _all_needs([part.needs for part in parts])
         self.row_wise = all(part.row_wise for part in parts)
         self.calibration = "; ".join(f"{part.name}: {part.calibration}" for part in parts)
-        self.caution = " ".join(part.caution for part in parts if part.caution)
+        self.caution = "; ".join(part.caution for part in parts if part.caution)
         self.teacher_logits = _strongest([part.teacher_logits for part in parts])
 
     @property

@@ -57,8 +57,9 @@ class CTKD(LogitObjective):
     batch, are our choice; it starts at the θ of the variant `global`, and the student gets no
     gradient through it.
 
-    The authors' code changes λ once per epoch, from the first epoch's end on, where this follows
-    `progress`. It gives θ the network's weight decay, which pulls τ to the middle of its range.
+    Here λ follows `progress`; in the authors' code it has its value of an epoch's end all through
+    that epoch. That code also gives θ the network's weight decay, which pulls τ to the middle of
+    its range; this engine gives it none.
     """
 
     name = "ctkd"

@@ -49,10 +49,6 @@ class DIST(LogitObjective):
     row_wise = False
     teacher_logits = "used"
     calibration = "mildly: correlations see the shape of the probabilities, not their range"
-    caution = (
-        "a correlation does not see the range of the teacher's probabilities, which a calibrator"
-        " changes along with their shape; with two classes it sees only their order"
-    )
 
     def compare(
         self, student: Signal, teacher: Signal, rows: Rows, progress: float

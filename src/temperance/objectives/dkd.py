@@ -47,10 +47,6 @@ class DKD(LogitObjective):
     row_wise = True
     teacher_logits = "used"
     calibration = "twice: the target's confidence (TCKD), the sharpness among the others (NCKD)"
-    caution = (
-        "KD weights NCKD by 1 − p(label) of the teacher, DKD by β: what a calibrator changes there"
-        " has no effect here"
-    )
 
     def compare(
         self, student: Signal, teacher: Signal, rows: Rows, progress: float

@@ -65,10 +65,6 @@ class LSKD(Objective):
     args: LSKDArgs
     teacher_logits = "scale_invariant"
     calibration = "by no positive factor per row, so by no temperature"
-    caution = (
-        "a calibration temperature, of the whole set or of each row, changes nothing here: an arm"
-        " calibrated so equals the raw arm up to rounding. Vector and matrix scaling do count."
-    )
 
     def __init__(self, args: LSKDArgs | None = None, **values: Any) -> None:
         super().__init__(args, **values)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temperance.config import Args, one_of
-from temperance.objectives.transforms.asymmetric import AsymmetricArgs, asymmetric
+from temperance.objectives.transforms.asymmetric import AsymmetricArgs, asymmetrically_softened
 from temperance.objectives.transforms.label_smoothing import LabelSmoothingArgs, smoothed_labels
 from temperance.objectives.transforms.row_entropy import RowEntropyArgs, with_replaced_entropy
 from temperance.objectives.transforms.uniform_mix import UniformMixArgs, mixed_with_uniform
@@ -24,7 +24,7 @@ __all__ = ["TRANSFORMS", "TransformArgs", "needs_targets", "transformed"]
 Transform = Callable[[Tensor, Rows, Any], Tensor]
 
 TRANSFORMS: dict[str, tuple[type[Args], Transform]] = {
-    "asymmetric": (AsymmetricArgs, asymmetric),
+    "asymmetric": (AsymmetricArgs, asymmetrically_softened),
     "label_smoothing": (LabelSmoothingArgs, smoothed_labels),
     "row_entropy": (RowEntropyArgs, with_replaced_entropy),
     "uniform_mix": (UniformMixArgs, mixed_with_uniform),

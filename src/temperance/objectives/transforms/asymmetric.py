@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from temperance.config import Args
+from temperance.objectives.transforms.settings import TransformSettings
 from temperance.rows import Rows
 
 
-class AsymmetricArgs(Args):
+class AsymmetricArgs(TransformSettings):
     """Divide the label's logit by one temperature and the others by another.
 
     The defaults are those of the authors' MindSpore code, where the student has no softening; in
     the paper and the PyTorch code both are searched.
     """
 
-    needs_targets: ClassVar[bool] = True
+    needs_targets = True
 
     name: Literal["asymmetric"] = "asymmetric"
     target_softening: PositiveFloat = 4.0
@@ -29,7 +29,7 @@ class AsymmetricArgs(Args):
     """τ of all others."""
 
 
-def asymmetric(
+def asymmetrically_softened(
     logits: Float[Tensor, "rows classes"], rows: Rows, args: AsymmetricArgs
 ) -> Float[Tensor, "rows classes"]:
     """z_y / τ₁ and z_k / τ₂ for k ≠ y: asymmetric temperature scaling, with τ₁ > τ₂.
@@ -46,7 +46,7 @@ def asymmetric(
     Examples:
         >>> rows = Rows(targets=torch.tensor([0]), ids=torch.tensor([0]))
         >>> args = AsymmetricArgs(target_softening=4.0, other_softening=2.0)
-        >>> asymmetric(torch.tensor([[4.0, 2.0, -2.0]]), rows, args).tolist()
+        >>> asymmetrically_softened(torch.tensor([[4.0, 2.0, -2.0]]), rows, args).tolist()
         [[1.0, 1.0, -1.0]]
     """
     assert rows.targets is not None

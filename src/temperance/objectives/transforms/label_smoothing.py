@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from temperance.config import Args
+from temperance.objectives.transforms.settings import TransformSettings
 from temperance.rows import Rows
 
 
-class LabelSmoothingArgs(Args):
+class LabelSmoothingArgs(TransformSettings):
     """Put the smoothed label where the teacher's prediction was."""
 
-    needs_targets: ClassVar[bool] = True
+    needs_targets = True
 
     name: Literal["label_smoothing"] = "label_smoothing"
     smoothing: float = Field(default=0.1, gt=0, lt=1)

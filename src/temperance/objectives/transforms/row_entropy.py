@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ from jaxtyping import Float
 from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
-from temperance.config import Args
 from temperance.data.hashing import Purpose, hash64
 from temperance.errors import UserError
+from temperance.objectives.transforms.settings import TransformSettings
 from temperance.rows import Rows
 
 # Of the bisection: the bracket is at most e⁸² wide, and an entropy changes by less than (log K)²
@@ -22,20 +22,23 @@ from temperance.rows import Rows
 _STEPS = 44
 
 
-class RowEntropyArgs(Args):
+class RowEntropyArgs(TransformSettings):
     """Give every row another entropy: the same one, or another row's.
 
     With `shuffled`, and with `equal` at the batch's mean, a row's target depends on its batch: the
     losses of a method that is row-wise otherwise no longer are.
     """
 
-    needs_targets: ClassVar[bool] = False
-
     name: Literal["row_entropy"] = "row_entropy"
     mode: Literal["equal", "shuffled"] = "equal"
     """`equal`: all rows get one entropy; `shuffled`: the rows' own are exchanged in the batch."""
     entropy: PositiveFloat | None = None
     """What all rows get with `equal`, in nats; null: the mean of the batch's own."""
+
+    @property
+    def compares_rows(self) -> bool:
+        """Unless every row gets a given entropy."""
+        return self.entropy is None
 
     @model_validator(mode="after")
     def _entropy_only_where_used(self) -> Self:

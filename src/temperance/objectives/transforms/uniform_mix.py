@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +11,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from temperance.config import Args
+from temperance.objectives.transforms.settings import TransformSettings
 from temperance.rows import Rows
 
 
-class UniformMixArgs(Args):
+class UniformMixArgs(TransformSettings):
     """Mix the teacher's prediction with the uniform one."""
-
-    needs_targets: ClassVar[bool] = False
 
     name: Literal["uniform_mix"] = "uniform_mix"
     share: float = Field(default=0.1, gt=0, lt=1)

@@ -1,0 +1,19 @@
+"""What the settings of every target transform say about it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from temperance.config import Args
+
+
+class TransformSettings(Args):
+    """Settings of a target transform."""
+
+    needs_targets: ClassVar[bool] = False
+    """Whether it has to know the label."""
+
+    @property
+    def compares_rows(self) -> bool:
+        """Whether a row's target depends on the rest of its batch."""
+        return False
