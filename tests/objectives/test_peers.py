@@ -375,9 +375,10 @@ def test_kd_without_weights(torchdistill):
 
 @pytest.mark.parametrize("tau", SOFTENINGS)
 def test_standard_deviations(torchdistill, tau):
-    # The paper's σ (§3) is over all K classes, the published code's over K − 1.
-    larger = tau * math.sqrt((CLASSES - 1) / CLASSES)
-    loss = of_taps(torchdistill.LogitStdKDLoss, temperature=larger, alpha=1e-300, beta=1.0)
+    # Sun et al. 2024, §3: σ over all K classes. In their code, and here, over K − 1.
+    theirs = tau * math.sqrt((CLASSES - 1) / CLASSES)
+    # an α of 0 would drop β and τ² as well
+    loss = of_taps(torchdistill.LogitStdKDLoss, temperature=theirs, alpha=1e-300, beta=1.0)
     lskd = LSKD(method={"name": "kd", "softening": tau, "weight": 1.0}, label_weight=0.0)
     same(
         lambda z: summed(lskd(*signals(z, TEACHER), LABELLED, 1.0)),
@@ -409,8 +410,8 @@ def test_equal_logits(torchdistill):
 
 
 def test_similarities(torchdistill):
-    # Tung & Mori 2019, eq. 2: rows of length 1. Theirs divides rows by the sum of their magnitudes:
-    # in `normalize(G, 1)` the 1 is the order of the norm.
+    # Tung & Mori 2019, eq. 1–4: rows of Euclidean length 1. Theirs have magnitudes of sum 1: in its
+    # `normalize(G, 1)` the 1 is the order of the norm.
     loss = of_outputs(torchdistill.SPKDLoss, reduction="batchmean")
     student, teacher = (x.flatten(1) for x in MAPS)
     n = len(student)
@@ -430,7 +431,7 @@ def test_similarities(torchdistill):
 
 
 def test_correlations_of_improbable_classes(torchdistill):
-    # DIST eq. 8–10: a correlation does not know a scale. Student = teacher, so the loss is 0.
+    # Huang et al. 2022: a Pearson correlation knows no scale. Student = teacher, so the loss is 0.
     logits = drawn(ROWS, 3, seed=12) - torch.tensor([0.0, 0.0, 40.0])
     loss = of_taps(torchdistill.DISTLoss, beta=0.0, gamma=1.0, tau=1.0)
     theirs = called(loss, logits, logits)
@@ -442,7 +443,7 @@ def test_correlations_of_improbable_classes(torchdistill):
 
 
 def test_neighbours_of_oneself(torchdistill):
-    # PKT eq. 4–6: i ≠ j. Its authors' code, and theirs, has the row itself among the neighbours.
+    # Passalis & Tefas 2018: neighbours are other rows. In their code, and here, the row is its own.
     loss = of_taps(torchdistill.PKTLoss)
     student, teacher = EMBEDDINGS
     theirs, ours = called(loss, student, teacher), pkt_loss(student, teacher)
@@ -466,7 +467,7 @@ def test_an_embedding_of_zeros(torchdistill):
 
 
 def test_pairs_and_triplets(torchdistill):
-    # RKD eq. 3 and 4: over tuples of distinct rows; theirs is over all rows² and rows³.
+    # Park et al. 2019, eq. 5–10: over tuples of distinct rows; theirs is over all rows² and rows³.
     student, teacher = EMBEDDINGS
     n = len(student)
     for ours, factors, part in (
@@ -490,7 +491,8 @@ def test_distances_far_from_the_origin(torchdistill):
 
 
 def test_attention_of_the_paper(torchdistill):
-    # eq. 2 has β / 2 before the distance, and β holds 1 / elements of the map; theirs has neither
+    # Zagoruyko & Komodakis 2017, eq. 2: β / 2 before the distance, and in β 1 / elements of the
+    # map. Theirs leaves both to the weight.
     loss = torchdistill.ATLoss(paired(), mode="paper")
     student, teacher = MAPS
     elements = student.shape[2] * student.shape[3]
@@ -512,7 +514,7 @@ def test_attention_of_maps_that_agree(torchdistill):
 
 @pytest.mark.parametrize("order", [2, None])
 def test_norm_of_correlations(torchdistill, order):
-    # CC eq. 6: ‖C_s − C_t‖² / n²; theirs does not square.
+    # Peng et al. 2019: ‖C_s − C_t‖² / n²; theirs does not square.
     kernel = {"type": "bilinear" if order is None else "gaussian", "gamma": 0.4, "max_p": 2}
     loss = torchdistill.CCKDLoss("tap", "tap", kernel, reduction="batchmean")
     student, teacher = EMBEDDINGS
@@ -534,7 +536,7 @@ def test_lengths_before_correlations(torchdistill):
 
 
 def test_epsilon_of_the_critic(torchdistill):
-    # CRD eq. 19 has none; theirs adds 1e-7 to P + K / M: M · 1e-7 per side, whatever K.
+    # Tian et al. 2020, eq. 19: none. Theirs adds 1e-7 to P + K / M, so up to M · 1e-7 per side.
     samples, negatives, units = 50_000, 64, 8
     memory = F.normalize(drawn(100, units, seed=13))
     own = F.normalize(drawn(4, units, seed=14))
@@ -593,7 +595,7 @@ def test_relation_of_channels(torchdistill):
 
 @pytest.mark.parametrize("tau", [2.0, 4.0])
 def test_softened_jensen_shannon(trl, tau):
-    # GKD eq. 1 has no softening, so no τ² either; ours carries it over from KD.
+    # Agarwal et al. 2024, eq. 1: no softening, so no τ² either; ours carries it over from KD.
     settings = {"beta": 0.5, "softening": tau, "teacher_softening": tau}
     ours = softened_jensen_shannon(*signals(STUDENT, TEACHER), **settings).mean()
     theirs = trl.GKDTrainer.generalized_jsd_loss(STUDENT, TEACHER, beta=0.5, temperature=tau)
@@ -601,7 +603,7 @@ def test_softened_jensen_shannon(trl, tau):
 
 
 def test_ends_of_jensen_shannon(trl):
-    # GKD eq. 1 is 0 at β = 0 and 1; theirs has the two KL divergences there.
+    # Agarwal et al. 2024, eq. 1: 0 at β = 0 and 1. Theirs has the two KL divergences there.
     settings = {"softening": 1.0, "teacher_softening": 1.0}
     for beta, divergence in ((0, softened_kl), (1, softened_reverse_kl)):
         ours = divergence(*signals(STUDENT, TEACHER), **settings).mean()
@@ -640,7 +642,7 @@ def test_softened_logits(textbrewer):
 
 
 def test_lengths_before_selectivity(textbrewer):
-    # NST §3.2: each channel at unit length; theirs takes the activations as they are.
+    # Huang & Wang 2017: each channel at unit length; theirs takes the activations as they are.
     student, teacher = MAPS
     pixels = student.shape[2] * student.shape[3]
     states = ([maps.flatten(2).mT] * 2 for maps in (student, teacher))

@@ -16,8 +16,21 @@ from temperance.rows import Rows, Signal
 CLASSES, SAMPLES = 5, 40
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in OBJECTIVES if name != "combined"},
-    "kd+labels": ("kd+labels", {}),
     "kd at two softenings": ("kd", {"softening": 2.0, "teacher_softening": 3.0}),
+    "kd of a mixture": ("kd", {"transforms": ["uniform_mix", "label_smoothing"]}),
+    "kd at one entropy": ("kd", {"transforms": ["row_entropy"]}),
+    "dist as published": ("dist", {"variant": "code"}),
+    "mlkd as published": ("mlkd", {"variant": "code"}),
+    "ctkd by instance": ("ctkd", {"variant": "instance"}),
+    "lskd of dkd": ("lskd", {"method": "dkd"}),
+    "lskd of dist, as published": ("lskd", {"method": "dist", "variant": "code"}),
+    "fitnet as published": ("fitnet", {"regressor": "convreg"}),
+    "at as published": ("at", {"variant": "code"}),
+    "rkd as published": ("rkd", {"variant": "code"}),
+    "pkt as published": ("pkt", {"variant": "code"}),
+    "cc as published": ("cc", {"variant": "code"}),
+    "kd+labels": ("kd+labels", {}),
+    "dkd+reviewkd": ("dkd+reviewkd", {}),
 }
 """What the conformance tests run over: every name of the list, and settings that change a
 declaration or a path."""

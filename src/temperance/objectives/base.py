@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from temperance.config import Args, load_config
 from temperance.errors import UserError
 from temperance.models.features import ModelProbe
-from temperance.objectives.transforms import TransformArgs, needs_targets, transformed
+from temperance.objectives.transforms import TransformArgs, transformed
+from temperance.objectives.transforms.settings import TransformSettings
 from temperance.objectives.weights import Weight, constant
 from temperance.rows import Needs, Rows, Signal
 
@@ -90,11 +91,6 @@ class Objective(nn.Module):
 
     # What they share.
 
-    @property
-    def transforms(self) -> Sequence[Any]:
-        """Settings of what is done to the teacher's logits first."""
-        return ()
-
     def build(self, pair: Pair, *, seed: int = 0) -> None:
         """Make taps, adapters and memory for this pair; before the optimiser gets the parameters.
 
@@ -159,21 +155,23 @@ class LogitObjective(Objective):
 
     def __init__(self, args: Args | None = None, **values: Any) -> None:
         super().__init__(args, **values)
-        if any(transform.compares_rows for transform in self.args.transforms):
+        transforms: Sequence[TransformSettings] = self.args.transforms
+        if transforms:
+            self.needs = replace(self.needs, logits="dense")
+        if any(transform.needs_targets for transform in transforms):
+            self.needs = replace(self.needs, targets="required", soft_targets=False)
+        if any(transform.compares_rows for transform in transforms):
             self.row_wise = False
-
-    @property
-    def transforms(self) -> Sequence[Any]:
-        """Those of the settings."""
-        found: Sequence[Any] = self.args.transforms
-        return found
+        if any(transform.replaces_teacher for transform in transforms):
+            self.teacher_logits = "none"
+            self.calibration = "not at all: a transform puts something else in the teacher's place"
 
     def terms(
         self, student: Signal, teacher: Signal, rows: Rows, progress: float
     ) -> dict[str, Tensor]:
         """`compare` after the transforms."""
-        if self.transforms:
-            logits = transformed(self.transforms, teacher.logits, rows)
+        if self.args.transforms:
+            logits = transformed(self.args.transforms, teacher.logits, rows)
             teacher = replace(teacher, logits=logits)
         return self.compare(student, teacher, rows, progress)
 
@@ -199,7 +197,7 @@ def check_batch(objective: Objective, student: Signal, teacher: Signal | None, r
         )
     if n == 0:
         raise UserError("the batch is empty", where=name, mend="Give at least one row")
-    _check_targets(name, needs, objective, student, rows)
+    _check_targets(name, needs, student, rows)
     if needs.views > 1 and (rows.views != needs.views or n % needs.views):
         raise UserError(
             f"needs {needs.views} views of each sample below one another, got {rows.views}",
@@ -212,7 +210,7 @@ def check_batch(objective: Objective, student: Signal, teacher: Signal | None, r
         if needs.logits != "none" or needs.features != "none":
             raise UserError("needs a teacher", where=name, mend="Use 'labels' without one")
         return
-    _check_teacher(name, needs, objective, student, teacher)
+    _check_teacher(name, needs, student, teacher)
     for who, signal, taps in (
         ("student", student, objective.student_taps),
         ("teacher", teacher, objective.teacher_taps),
@@ -227,15 +225,11 @@ def check_batch(objective: Objective, student: Signal, teacher: Signal | None, r
             )
 
 
-def _check_targets(
-    name: str, needs: Needs, objective: Objective, student: Signal, rows: Rows
-) -> None:
+def _check_targets(name: str, needs: Needs, student: Signal, rows: Rows) -> None:
     targets, n = rows.targets, len(student.logits)
     if targets is None:
         if needs.targets == "required":
             raise UserError("needs labels, these rows have none", where=name)
-        if needs_targets(objective.transforms):
-            raise UserError("a transform needs labels, these rows have none", where=name)
         return
     if len(targets) != n:
         raise UserError(f"{len(targets)} targets for {n} rows", where=name)
@@ -247,9 +241,7 @@ def _check_targets(
             f" not {tuple(targets.shape)}",
             where=name,
         )
-    if targets.is_floating_point() and not (
-        needs.soft_targets and not needs_targets(objective.transforms)
-    ):
+    if targets.is_floating_point() and not needs.soft_targets:
         raise UserError(
             "needs class indices as targets, these are probabilities",
             where=name,
@@ -257,13 +249,11 @@ def _check_targets(
         )
 
 
-def _check_teacher(
-    name: str, needs: Needs, objective: Objective, student: Signal, teacher: Signal
-) -> None:
+def _check_teacher(name: str, needs: Needs, student: Signal, teacher: Signal) -> None:
     top_k = teacher.top_k
     if needs.logits == "none":
         return
-    if top_k is not None and (needs.logits == "dense" or objective.transforms):
+    if top_k is not None and needs.logits == "dense":
         raise UserError(
             "needs the teacher's logits of all classes, this signal holds the"
             f" {teacher.logits.shape[1]} highest of {top_k.classes}",

@@ -70,7 +70,7 @@ class CIST(LogitObjective):
 
     def __init__(self, args: CISTArgs | None = None, **values: Any) -> None:
         super().__init__(args, **values)
-        if self.args.confidence_power == 0:
+        if self.args.confidence_power == 0 and not self.args.transforms:
             self.teacher_logits = "scale_invariant"
             self.calibration = "by no positive factor per row, so by no temperature"
 

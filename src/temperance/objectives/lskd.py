@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -71,11 +70,9 @@ class LSKD(Objective):
         self.method: LogitObjective = _BY_NAME[self.args.method.name](self.args.method)
         self.needs = replace(self.method.needs, logits="dense")
         self.row_wise = self.method.row_wise
-
-    @property
-    def transforms(self) -> Sequence[Any]:
-        """Those of the method."""
-        return self.method.transforms
+        if self.method.teacher_logits == "none":
+            self.teacher_logits = self.method.teacher_logits
+            self.calibration = self.method.calibration
 
     def adapt(self, pair: Pair) -> None:
         """Build the method."""

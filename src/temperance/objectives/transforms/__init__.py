@@ -19,7 +19,7 @@ from temperance.objectives.transforms.row_entropy import RowEntropyArgs, with_re
 from temperance.objectives.transforms.uniform_mix import UniformMixArgs, mixed_with_uniform
 from temperance.rows import Rows
 
-__all__ = ["TRANSFORMS", "TransformArgs", "needs_targets", "transformed"]
+__all__ = ["TRANSFORMS", "TransformArgs", "transformed"]
 
 Transform = Callable[[Tensor, Rows, Any], Tensor]
 
@@ -41,8 +41,3 @@ def transformed(
         _, transform = TRANSFORMS[settings.name]
         logits = transform(logits, rows, settings)
     return logits
-
-
-def needs_targets(transforms: Sequence[Any]) -> bool:
-    """Whether one of them has to know the label."""
-    return any(settings.needs_targets for settings in transforms)

@@ -18,6 +18,7 @@ class LabelSmoothingArgs(TransformSettings):
     """Put the smoothed label where the teacher's prediction was."""
 
     needs_targets = True
+    replaces_teacher = True
 
     name: Literal["label_smoothing"] = "label_smoothing"
     smoothing: float = Field(default=0.1, gt=0, lt=1)

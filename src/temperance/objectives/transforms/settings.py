@@ -13,6 +13,9 @@ class TransformSettings(Args):
     needs_targets: ClassVar[bool] = False
     """Whether it has to know the label."""
 
+    replaces_teacher: ClassVar[bool] = False
+    """Whether nothing is left of what the teacher said."""
+
     @property
     def compares_rows(self) -> bool:
         """Whether a row's target depends on the rest of its batch."""
