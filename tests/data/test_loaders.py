@@ -49,6 +49,42 @@ def test_resumed_equals_uninterrupted(images, start):
     assert all(same(a, b) for a, b in zip(whole[start:], resumed, strict=True))
 
 
+def test_two_views_stand_below_one_another_and_alternate(images):
+    """Epoch e has the views 2e and 2e + 1, each that of a batch with one view."""
+    spec = ViewSpec(crop_padding=2, flip=True)
+    pairs = batches(images, spec=spec, views_per_batch=2)
+    for step, batch in enumerate(pairs):
+        first, second = batch.images.split(16)
+        assert not torch.equal(first, second)
+        ids, again = batch.ids.split(16)
+        assert torch.equal(ids, again)
+        assert (batch.view, batch.views) == (2 * (step // 3), 2)
+        assert torch.equal(batch.targets.split(16)[0], batch.targets.split(16)[1])
+    drawn = [draw(spec, 4, pairs[3].ids[:16], view) for view in (2, 3)]
+    plain = images.images[(pairs[3].ids[:16] - 100) // 3]
+    expected = torch.cat([apply_views(plain, view, 2) for view in drawn])
+    assert torch.equal(pairs[3].images, expected)
+
+
+def test_views_of_images_that_are_not_augmented_are_alike(images):
+    (batch,) = batches(images, spec=ViewSpec(), views_per_batch=2, steps=1)
+    assert torch.equal(*batch.images.split(16))
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("parts", [1, 2, 3, 16, 40])
+def test_parts_make_the_batch_and_keep_views_together(images, views, parts):
+    (whole,) = batches(images, views_per_batch=views, steps=1)
+    split = list(whole.split(parts))
+    assert len(split) == min(parts, 16)
+    for view in range(views):
+        per_view = [part.images.chunk(views)[view] for part in split]
+        assert torch.equal(torch.cat(per_view), whole.images.chunk(views)[view])
+    assert all(len(part.ids.unique()) * views == len(part.ids) for part in split)
+    sizes = [len(part.ids) for part in split]
+    assert max(sizes) - min(sizes) <= views
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_together_make_the_batch_of_one_process(images, world_size):
     shares = [batches(images, rank=r, world_size=world_size) for r in range(world_size)]

@@ -329,7 +329,7 @@ def test_processes_remember_the_same(tmp_path: Path) -> None:
         for step in steps
     ]
     torch.save(given, tmp_path / "steps.pt")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
     command = [sys.executable, str(script), str(tmp_path)]
     subprocess.run(command, check=True, env=environment, timeout=120)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))

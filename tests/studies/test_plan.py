@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from temperance.config import load_config
 from temperance.studies.plan import ARMS, StudyArgs, planned_students, trainings
 from temperance.training import CalibrationArgs
 
@@ -33,6 +34,28 @@ def test_names_are_unique_and_fit_for_folders(study: StudyArgs) -> None:
     names = [student.name for student in planned_students(study)]
     assert len(set(names)) == len(names)
     assert all(name == name.strip() and not set(name) & set("/\\ :*?") for name in names)
+
+
+def test_objectives_that_calibration_cannot_touch_learn_from_the_raw_teacher_only() -> None:
+    objectives = ["kd", "lskd", "fitnet", "kd+fitnet", {"name": "kd", "weight": 0.5}]
+    study = load_config(StudyArgs, {"objectives": objectives, "softenings": [], "replicates": 1})
+    planned = planned_students(study)
+    of = {name: [p.arm for p in planned if p.objective == name] for name in study.named_objectives}
+    hearing = ["raw", "calibrated", "under-confident", "constant-T"]
+    assert of == {
+        "kd": hearing, "lskd": ["raw"], "fitnet": ["raw"], "combined": hearing, "kd-2": hearing,
+    }  # fmt: skip
+    assert len(planned) == 2 + 3 * 4 + 2
+    assert len({student.name for student in planned}) == len(planned)
+
+
+def test_softenings_are_for_objectives_that_have_one() -> None:
+    study = load_config(StudyArgs, {"objectives": ["kd", "ttm"], "softenings": [1, 2]})
+    planned = planned_students(study)
+    assert {p.softening for p in planned if p.objective == "kd"} == {1.0, 2.0}
+    assert {p.softening for p in planned if p.objective == "ttm"} == {None}
+    own = load_config(StudyArgs, {"objectives": ["kd", "ttm"], "softenings": []})
+    assert {p.softening for p in planned_students(own)} == {None}
 
 
 @pytest.mark.parametrize("study", STUDIES)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from temperance.config import load_config
 from temperance.errors import UserError
 from temperance.studies.plan import ARMS, WITHOUT_TEACHER, ArmName, StudyArgs
 from temperance.studies.verdict import contrasts, sentences
@@ -184,3 +185,32 @@ def test_arms_that_are_missing_are_not_talked_about(
     text = " ".join(sentences(args, found))
     for words in absent:
         assert words not in text
+
+
+def test_contrasts_name_objectives_where_there_are_several() -> None:
+    args = load_config(
+        StudyArgs,
+        {"arms": ["labels+calibration", "raw"], "objectives": ["kd", "at"], "softenings": []},
+    )
+    rows = [
+        {
+            "replicate": replicate,
+            "arm": arm,
+            "objective": objective,
+            "softening": None,
+            "accuracy": 0.8 + gain + 0.05 * np.sin(replicate),
+            "validation_accuracy": 0.8 + gain,
+        }
+        for arm, objective, gain in [
+            ("labels+calibration", None, 0.0), ("raw", "kd", 0.01), ("raw", "at", 0.03),
+        ]
+        for replicate in range(5)
+    ]  # fmt: skip
+    primary, *others = contrasts(args, pd.DataFrame(rows))
+    assert primary.primary
+    assert primary.objective == "at"
+    assert [contrast.label for contrast in others] == [
+        "raw − labels+calibration (kd)",
+        "raw − labels+calibration (at)",
+    ]
+    assert [contrast.difference.mean for contrast in others] == pytest.approx([1, 3])

@@ -20,7 +20,8 @@ from temperance.rows import Needs, Rows
 
 
 class CCArgs(FeatureArgs):
-    """Correlation congruence; the defaults are those of a Gaussian kernel of order 2.
+    """Correlation congruence; the defaults are those that yoshitomo-matsubara/torchdistill gives
+    for the paper.
 
     The paper adds vanilla KD to it (eq. 7): `kd+cc`.
     """

@@ -62,7 +62,7 @@ class LSKD(Objective):
     name: ClassVar[str] = "lskd"
     args_class = LSKDArgs
     args: LSKDArgs
-    teacher_logits = "scale_invariant"
+    teacher_logits: Literal["none", "used", "scale_invariant"] = "scale_invariant"
     calibration = "by no positive factor per row, so by no temperature"
 
     def __init__(self, args: LSKDArgs | None = None, **values: Any) -> None:
