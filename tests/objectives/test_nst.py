@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from reference import feature_oracles as oracle
-from temperance.models.features import pooled_to_smaller, unit_length
+from temperance.objectives.activations import pooled_to_smaller, unit_length
 from temperance.objectives.nst import NST, selectivity_loss
 from temperance.rows import Rows, Signal
 

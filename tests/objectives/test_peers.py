@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from temperance.errors import UserError
-from temperance.models.features import unit_length
 from temperance.objectives import Pair
+from temperance.objectives.activations import unit_length
 from temperance.objectives.attention import attention_loss
 from temperance.objectives.cc import correlation_distance
 from temperance.objectives.crd import CRD, noise_contrastive_loss

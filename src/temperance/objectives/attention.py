@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from temperance.models.features import pooled_to_smaller, rescaled, unit_length
+from temperance.objectives.activations import pooled_to_smaller, rescaled, unit_length
 from temperance.objectives.feature_base import FeatureArgs, FeatureObjective
 from temperance.objectives.weights import Weight, constant
 from temperance.rows import Needs, Rows

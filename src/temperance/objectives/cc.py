@@ -12,8 +12,8 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from temperance.errors import UserError
+from temperance.objectives.activations import unit_length
 from temperance.objectives.base import Pair
-from temperance.objectives.connectors import unit_rows
 from temperance.objectives.feature_base import FeatureArgs, FeatureObjective
 from temperance.objectives.weights import Weight, constant
 from temperance.rows import Needs, Rows
@@ -116,7 +116,7 @@ def correlation_distance(
         >>> float(correlation_distance(student, student, gamma=0.4, order=2))
         0.0
     """
-    own, others = (_correlations(unit_rows(x), gamma, order) for x in (student, teacher))
+    own, others = (_correlations(unit_length(x, 1), gamma, order) for x in (student, teacher))
     return ((own - others) ** 2).mean()
 
 

@@ -31,20 +31,6 @@ class BatchNorm(nn.BatchNorm2d):
         """Vectors are welcome too."""
 
 
-def unit_rows(vectors: Float[Tensor, "rows units"]) -> Float[Tensor, "rows units"]:
-    """Each row divided by its Euclidean length.
-
-    A row shorter than 1e-6 (all units dead) has no direction: it stays as it is, where a division
-    by its length would give it an enormous gradient.
-
-    Examples:
-        >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
-        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
-    """
-    length: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    return vectors / length.where(length > 1e-6, torch.ones_like(length))
-
-
 def check_maps_or_vectors(
     name: str, student: Sequence[torch.Size], teacher: Sequence[torch.Size]
 ) -> None:

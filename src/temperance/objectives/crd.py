@@ -14,8 +14,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from temperance.errors import UserError
+from temperance.objectives.activations import unit_length
 from temperance.objectives.base import Pair
-from temperance.objectives.connectors import unit_rows
 from temperance.objectives.feature_base import FeatureArgs, FeatureObjective
 from temperance.objectives.weights import Weight, constant
 from temperance.rows import Needs, Rows
@@ -111,8 +111,8 @@ class CRD(FeatureObjective):
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], rows: Rows, progress: float
     ) -> dict[str, Tensor]:
         """The loss `crd`."""
-        own = unit_rows(self.student_embedding(student[0]))
-        others = unit_rows(self.teacher_embedding(teacher[0]))
+        own = unit_length(self.student_embedding(student[0]), 1)
+        others = unit_length(self.teacher_embedding(teacher[0]), 1)
         positions = self._positions(rows.ids)
         candidates = torch.cat([positions[:, None], self._draw(positions)], dim=1)
         scores = torch.stack(
@@ -193,7 +193,7 @@ class CRD(FeatureObjective):
             total = torch.zeros_like(memory[positions])
             total.index_add_(0, inverse, _of_all_processes(seen).to(memory.dtype))
             mixed = momentum * memory[positions] + (1 - momentum) * total / times[:, None]
-            memory[positions] = unit_rows(mixed)
+            memory[positions] = unit_length(mixed, 1)
 
 
 def noise_contrastive_loss(

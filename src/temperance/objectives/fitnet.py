@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from temperance.errors import UserError
-from temperance.models.features import pooled_to_smaller
+from temperance.objectives.activations import pooled_to_smaller
 from temperance.objectives.base import Pair
 from temperance.objectives.feature_base import FeatureArgs, FeatureObjective
 from temperance.objectives.weights import Weight, constant

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from temperance.models.features import pooled_to_smaller, unit_length
+from temperance.objectives.activations import pooled_to_smaller, unit_length
 from temperance.objectives.feature_base import FeatureArgs, FeatureObjective
 from temperance.objectives.weights import Weight, constant
 from temperance.rows import Needs, Rows

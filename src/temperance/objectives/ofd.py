@@ -11,7 +11,7 @@ import torch.distributed
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from temperance.models.features import pooled_to_smaller
+from temperance.objectives.activations import pooled_to_smaller
 from temperance.objectives.base import Pair
 from temperance.objectives.connectors import BatchNorm
 from temperance.objectives.feature_base import FeatureArgs, FeatureObjective

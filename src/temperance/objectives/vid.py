@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pydantic import PositiveFloat, model_validator
 from torch import Tensor, nn
 
-from temperance.models.features import pooled_to_smaller
+from temperance.objectives.activations import pooled_to_smaller
 from temperance.objectives.base import Pair
 from temperance.objectives.connectors import check_maps_or_vectors
 from temperance.objectives.feature_base import FeatureArgs, FeatureObjective
