@@ -3,9 +3,7 @@
 The numbers are those of docs/calibration-peers.md.
 """
 
-import importlib
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ import torch
 from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
+from reference.peers import peer
 from temperance.calibration.metrics import (
     accuracy,
     adaptive_calibration_error,
@@ -31,21 +30,6 @@ from temperance.calibration.metrics import (
 from temperance.errors import UserError
 
 float32 = {"rel": 1e-5}  # the sums of torchmetrics and torch-uncertainty
-
-
-def peer(module):
-    """A fixture that skips the test if the package is not installed; its warnings are its own."""
-
-    @pytest.fixture(scope="module")
-    def imported():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if importlib.util.find_spec(module.split(".")[0]) is None:
-                pytest.skip(f"{module.split('.')[0]} is not installed")
-            return importlib.import_module(module)
-
-    return imported
-
 
 torchmetrics = peer("torchmetrics.functional.classification")
 netcal = peer("netcal.metrics")

@@ -4,15 +4,14 @@ The numbers are those of docs/objectives-peers.md. Losses per row are compared b
 where nothing else is said the gradient with respect to the student is compared too.
 """
 
-import importlib
 import math
-import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from reference.peers import peer
 from temperance.errors import UserError
 from temperance.objectives import Pair
 from temperance.objectives.activations import unit_length
@@ -37,21 +36,6 @@ from temperance.rows import Rows, Signal
 ROWS, CLASSES = 24, 10
 SOFTENINGS = [0.5, 1.0, 4.0, 20.0]
 epsilons = {"rtol": 1e-5}  # of a peer that adds 1e-7 or so to norms, deviations or probabilities
-
-
-def peer(module):
-    """A fixture that skips the test if the package is not installed; its warnings are its own."""
-
-    @pytest.fixture(scope="module")
-    def imported():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if importlib.util.find_spec(module.split(".")[0]) is None:
-                pytest.skip(f"{module.split('.')[0]} is not installed")
-            return importlib.import_module(module)
-
-    return imported
-
 
 torchdistill = peer("torchdistill.losses.mid_level")
 torchdistill_models = peer("torchdistill.models.wrapper")
