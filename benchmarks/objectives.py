@@ -2,7 +2,8 @@
 
     python benchmarks/objectives.py gradients RUN    # RUN: a study's folder with teachers
     python benchmarks/objectives.py cost             # on an otherwise idle machine
-    python benchmarks/objectives.py table            # writes docs/objectives.md's table from both
+    python benchmarks/objectives.py students RUN     # paired differences of the study's students
+    python benchmarks/objectives.py table            # the tables of the pages, from the results
 
 gradients: on rows that the study's students are taught with, each replicate's student of the
 labels alone, its teacher raw and at its fitted temperature; cosine and norm ratio of the gradient
@@ -31,14 +32,17 @@ from temperance.data import load_dataset, make_splits
 from temperance.models import CNNArgs, create_model, load_model
 from temperance.models.features import Tapped
 from temperance.objectives import OBJECTIVES, Objective, attach, get_objective
+from temperance.reporting.format import interval, number, signed
 from temperance.rows import Rows, Signal
 from temperance.studies.plan import StudyArgs
+from temperance.studies.statistics import paired_difference
 from temperance.training.learner import Learner
 from temperance.training.optimisation import SGDArgs, build_optimizer
 
 RESULTS = Path(__file__).parent / "results" / "objectives"
-PAGE = Path(__file__).parents[1] / "docs" / "objectives.md"
+DOCS = Path(__file__).parents[1] / "docs"
 ROWS, BATCH, PAIRS = 512, 64, 15
+COMPARED = [("raw", "labels"), ("calibrated", "labels+calibration"), ("calibrated", "raw")]
 VARIANTS = {name: {} for name in OBJECTIVES if name not in ("labels", "combined")} | {
     "mlkd, as published": {"variant": "code"},
 }
@@ -88,10 +92,10 @@ def _study_settings(study: Path) -> dict[str, object]:
 
 def measure_gradients(study: Path) -> None:
     found = []
-    for number, (teacher_run, student_run, temperature, train) in enumerate(replicates(study)):
+    for place, (teacher_run, student_run, temperature, train) in enumerate(replicates(study)):
         teacher = load_model(teacher_run / "student").eval()
         student = load_model(student_run / "student").eval()
-        chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(number))[:ROWS]
+        chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(place))[:ROWS]
         images, targets, ids = train.images[chosen], train.targets[chosen], train.ids[chosen]
         calibrator = TemperatureScaling.from_temperature(temperature)
         for variant in VARIANTS:
@@ -109,7 +113,7 @@ def measure_gradients(study: Path) -> None:
             found.append(
                 {
                     "objective": variant,
-                    "replicate": number,
+                    "replicate": place,
                     "T": temperature,
                     "cosine": float(torch.cosine_similarity(before, after, dim=0)),
                     "norm_ratio": float(after.norm() / before.norm()),
@@ -189,6 +193,85 @@ def measure_cost() -> None:
     (RESULTS / "cost.txt").write_text(text)
 
 
+def measure_students(study: Path) -> None:
+    """Paired differences in test accuracy, in points, of every objective's students."""
+    for name in ("teachers", "students"):
+        pd.read_csv(study / f"{name}.csv").to_csv(RESULTS / f"{name}.csv", index=False)
+    (RESULTS / "config.yaml").write_text((study / "config.yaml").read_text())
+    students = pd.read_csv(study / "students.csv")
+    objectives = load_config(StudyArgs, _study_settings(study)).named_objectives
+    found = []
+    for name, settings in objectives.items():
+        row = {"objective": _called(settings)}
+        for arm, against in COMPARED:
+            differences = _accuracies(students, arm, name) - _accuracies(students, against, name)
+            if len(differences):
+                result = paired_difference((100 * differences).tolist())
+                row[f"{arm} − {against}"] = result.mean
+                row[f"{arm} − {against} low"] = result.low
+                row[f"{arm} − {against} high"] = result.high
+        taught = students[students["objective"] == name]
+        for arm in ("raw", "calibrated"):
+            chosen = taught[taught["arm"] == arm]
+            row |= {
+                f"accuracy {arm}": chosen["accuracy"].mean(),
+                f"nll {arm}": chosen["nll"].mean(),
+            }
+            row[f"gap {arm}"] = chosen["gap"].mean()
+        row["objective_parameters"] = int(taught["objective_parameters"].iloc[0])
+        row["n"] = students["replicate"].nunique()
+        found.append(row)
+    frame = pd.DataFrame(found)
+    frame.to_csv(RESULTS / "differences.csv", index=False, float_format="%.4f")
+    (RESULTS / "students.txt").write_text(machine_header() + "\n")
+    print(frame.to_string())
+
+
+def _called(settings: object) -> str:
+    parts = getattr(settings, "parts", None)
+    return "+".join(part.name for part in parts) if parts else settings.name
+
+
+def _accuracies(students: pd.DataFrame, arm: str, objective: str) -> pd.Series:
+    chosen = students[students["arm"] == arm]
+    if not arm.startswith("labels"):
+        chosen = chosen[chosen["objective"] == objective]
+    accuracies = chosen.set_index("replicate")["accuracy"]
+    return accuracies.sort_index()
+
+
+def students_table() -> str:
+    """The table of docs/results/objectives.md."""
+    frame = pd.read_csv(RESULTS / "differences.csv")
+    cost = pd.read_csv(RESULTS / "cost.csv").set_index("objective")["cost"]
+    lines = [
+        "| Objective | Accuracy, raw teacher (%) | calibrated (%) | raw − labels"
+        " | calibrated − labels+calibration | calibrated − raw | Student's gap, raw"
+        " | calibrated | Learned beside | Step / KD's |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in frame.to_dict("records"):
+        differences = [_difference(row, arm, against) for arm, against in COMPARED]
+        gaps = [signed(100 * row[f"gap {arm}"], 1) for arm in ("raw", "calibrated")]
+        relative = cost.get(row["objective"])
+        lines.append(
+            f"| `{row['objective']}` | {number(100 * row['accuracy raw'], 2)}"
+            f" | {number(100 * row['accuracy calibrated'], 2)} | {' | '.join(differences)}"
+            f" | {' | '.join(gaps)} | {row['objective_parameters']:,}"
+            f" | {'–' if relative is None else f'{relative:.2f}'} |"
+        )
+    return "\n".join(lines)
+
+
+def _difference(row: dict[str, float], arm: str, against: str) -> str:
+    key = f"{arm} − {against}"
+    if pd.isna(row[key]):
+        return "–"
+    text = f"{signed(row[key], 2)} {interval(row[f'{key} low'], row[f'{key} high'], 2)}"
+    decided = row[f"{key} low"] > 0 or row[f"{key} high"] < 0
+    return f"**{text}**" if decided else text
+
+
 def table() -> str:
     """The table of docs/objectives.md, from the declarations and the two measurements."""
     gradients = pd.read_csv(RESULTS / "gradients.csv").groupby("objective")
@@ -233,10 +316,13 @@ def _spread(values: pd.Series) -> str:
     return f"{values.mean():.2f} ({values.min():.2f}–{values.max():.2f})"
 
 
-def write_table() -> None:
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}")
+def write_tables() -> None:
+    pages = {"objectives.md": table, "results/objectives.md": students_table}
+    for page, made in pages.items():
+        path = DOCS / page
+        before, _, rest = path.read_text().partition(BEGIN)
+        _, _, after = rest.partition(END)
+        path.write_text(f"{before}{BEGIN}\n\n{made()}\n\n{END}{after}")
 
 
 if __name__ == "__main__":
@@ -246,7 +332,9 @@ if __name__ == "__main__":
             measure_gradients(Path(folder))
         case ["cost"]:
             measure_cost()
+        case ["students", folder]:
+            measure_students(Path(folder))
         case ["table"]:
-            write_table()
+            write_tables()
         case _:
             sys.exit(__doc__)

@@ -163,7 +163,7 @@ def list_(
         str | None,
         typer.Argument(
             metavar="[KIND]",
-            help="datasets, models, calibrators or objectives; default: all",
+            help="datasets, models, calibrators, objectives or transforms; default: all",
             show_default=False,
         ),
     ] = None,
@@ -183,7 +183,7 @@ def list_(
 def config(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="A verb, a calibrator or an objective (see list)."),
+        typer.Argument(metavar="NAME", help="A verb, or the name of a method (see list)."),
     ],
     debug: Debug = False,
 ) -> None:

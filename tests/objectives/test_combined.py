@@ -18,7 +18,7 @@ ROWS = Rows(targets=torch.arange(6) % 4, ids=torch.arange(6))
 
 
 def test_a_sum_is_the_sum_of_its_parts() -> None:
-    parts = [{"name": "kd", "label_weight": 0.5}, {"name": "reverse_kl", "weight": 0.2}, "labels"]
+    parts = [{"name": "kd", "label_weight": 0.5}, {"name": "reverse-kl", "weight": 0.2}, "labels"]
     found = get_objective("combined", parts=parts)(Signal(LOGITS), Signal(TAUGHT), ROWS, 0.5)
     expected: dict[str, torch.Tensor] = {}
     for part in parts:

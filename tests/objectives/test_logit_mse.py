@@ -76,7 +76,7 @@ def test_a_calibration_temperature_scales_the_target():
 
 
 def test_transforms_change_the_target():
-    mixed = of(transforms=["uniform_mix"])
+    mixed = of(transforms=["uniform-mix"])
     target = torch.tensor([oracles.uniform_mix(list(t), 0.1) for t in TEACHER]).log()
     torch.testing.assert_close(mixed, of(teacher=target))
 

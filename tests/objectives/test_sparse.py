@@ -233,7 +233,7 @@ def test_another_softening_than_the_stored_one_is_refused():
 def test_methods_that_need_every_class_refuse():
     sparse = top_k_signal(torch.tensor(TEACHER), 2, softening=10.0)
     rows = Rows(targets=None, ids=torch.arange(5))
-    for refusing in (WTTM(), TTM(transforms=["uniform_mix"])):
+    for refusing in (WTTM(), TTM(transforms=["uniform-mix"])):
         with pytest.raises(UserError, match="all classes"):
             refusing(Signal(torch.tensor(STUDENT)), sparse, rows, 0.0)
 

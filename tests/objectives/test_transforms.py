@@ -73,7 +73,7 @@ def test_label_smoothing(smoothing):
 def test_label_smoothing_as_a_target_of_kd_is_label_smoothing_of_the_labels():
     """The gradient of KL at softening 1 is that of cross-entropy with smoothed labels."""
     student = torch.tensor(RNG.normal(size=(7, 5)), requires_grad=True)
-    kd = KD(softening=1.0, weight=1.0, label_weight=0.0, transforms=["label_smoothing"])
+    kd = KD(softening=1.0, weight=1.0, label_weight=0.0, transforms=["label-smoothing"])
     kd(Signal(student), Signal(torch.tensor(LOGITS)), ROWS, 0.0)["kd"].sum().backward()
     found, student.grad = student.grad, None
     torch.nn.functional.cross_entropy(
@@ -191,14 +191,14 @@ def test_stretching_a_near_tie_does_not_send_the_other_classes_to_infinity():
 
 
 def test_a_transform_may_be_given_by_its_name_and_they_act_in_order():
-    kd = KD(softening=1.0, transforms=["uniform_mix", {"name": "row_entropy", "entropy": 1.0}])
+    kd = KD(softening=1.0, transforms=["uniform-mix", {"name": "row-entropy", "entropy": 1.0}])
     assert kd.args.transforms == (UniformMixArgs(), RowEntropyArgs(entropy=1.0))
     np.testing.assert_allclose(entropies(target(*kd.args.transforms)), 1.0, atol=1e-8)
     assert max(entropies(target(*reversed(kd.args.transforms)))) > 1.01
 
 
 def test_the_softening_of_the_method_acts_on_top():
-    kd = KD(softening=2.0, teacher_softening=3.0, weight=1.0, transforms=["uniform_mix"])
+    kd = KD(softening=2.0, teacher_softening=3.0, weight=1.0, transforms=["uniform-mix"])
     student = RNG.normal(size=(7, 5))
     found = kd(Signal(torch.tensor(student)), Signal(torch.tensor(LOGITS)), ROWS, 0.0)["kd"]
     expected = []
@@ -226,7 +226,7 @@ def test_each_declares_whether_it_needs_labels(name):
     unlabelled = Rows(targets=None, ids=ROWS.ids)
     kd = KD(transforms=[name])
     signals = Signal(torch.tensor(LOGITS)), Signal(torch.tensor(LOGITS))
-    if name in ("asymmetric", "label_smoothing"):
+    if name in ("asymmetric", "label-smoothing"):
         with pytest.raises(UserError, match="needs labels"):
             kd(*signals, unlabelled, 0.0)
     else:
@@ -236,13 +236,13 @@ def test_each_declares_whether_it_needs_labels(name):
 @pytest.mark.parametrize(
     "transform",
     [
-        {"name": "uniform_mix", "share": 0.0},
-        {"name": "uniform_mix", "share": 1.0},
-        {"name": "label_smoothing", "smoothing": 0.0},
-        {"name": "label_smoothing", "smoothing": 1.0},
-        {"name": "row_entropy", "entropy": 0.0},
-        {"name": "row_entropy", "mode": "sorted"},
-        {"name": "row_entropy", "mode": "shuffled", "entropy": 1.0},
+        {"name": "uniform-mix", "share": 0.0},
+        {"name": "uniform-mix", "share": 1.0},
+        {"name": "label-smoothing", "smoothing": 0.0},
+        {"name": "label-smoothing", "smoothing": 1.0},
+        {"name": "row-entropy", "entropy": 0.0},
+        {"name": "row-entropy", "mode": "sorted"},
+        {"name": "row-entropy", "mode": "shuffled", "entropy": 1.0},
         {"name": "asymmetric", "other_softening": 0.0},
         "symmetric",
     ],

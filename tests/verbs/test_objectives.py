@@ -141,7 +141,7 @@ def test_two_views_of_every_image(
             ("'at'", "feature maps", "backbone.head"),
         ),
         (("objective=at", "model=mlp"), ("'at'", "feature maps", "student_taps")),
-        (("objective.transforms=[{name: unifrm_mix}]",), ("unifrm_mix", "uniform_mix")),
+        (("objective.transforms=[{name: unifrm_mix}]",), ("unifrm_mix", "uniform-mix")),
     ],
 )
 def test_bad_settings_are_refused_and_nothing_is_lost(

@@ -20,7 +20,7 @@ from temperance.rows import Needs, Rows, Signal
 class JensenShannonArgs(SofteningArgs):
     """Generalised Jensen-Shannon; the defaults are GKD's: no softening, no labels."""
 
-    name: Literal["jensen_shannon"] = "jensen_shannon"
+    name: Literal["jensen-shannon"] = "jensen-shannon"
     beta: float = Field(default=0.5, gt=0, lt=1)
     """Share of the teacher in the mixture: towards 0 as KD, towards 1 as the reverse KL."""
     softening: PositiveFloat = 1.0
@@ -34,7 +34,7 @@ class JensenShannonArgs(SofteningArgs):
 class JensenShannon(LogitObjective):
     """label_weight · cross-entropy + weight · τ² · JSD(β) of teacher and student, row by row."""
 
-    name = "jensen_shannon"
+    name = "jensen-shannon"
     args_class = JensenShannonArgs
     args: JensenShannonArgs
     needs = Needs(logits="sparse")
@@ -45,7 +45,7 @@ class JensenShannon(LogitObjective):
     def compare(
         self, student: Signal, teacher: Signal, rows: Rows, progress: float
     ) -> dict[str, Tensor]:
-        """The loss `jensen_shannon`."""
+        """The loss `jensen-shannon`."""
         softening, teacher_softening = self.softenings
         loss = softened_jensen_shannon(
             student,
@@ -70,7 +70,7 @@ def softened_jensen_shannon(
 
     The paper trains without softening; the factor τ², with the student's τ, is carried over from
     KD. Published code often reads β = 0 and β = 1 as the two KL divergences themselves, where the
-    equation is zero; here these are `kd` and `reverse_kl`.
+    equation is zero; here these are `kd` and `reverse-kl`.
 
     Args:
         teacher: dense or sparse; no gradient should flow into it.

@@ -16,7 +16,7 @@ from temperance.rows import Needs, Rows, Signal
 class LogitMSEArgs(MethodArgs):
     """Logit regression; the defaults are Kim et al.'s, who train without labels."""
 
-    name: Literal["logit_mse"] = "logit_mse"
+    name: Literal["logit-mse"] = "logit-mse"
     over_classes: Literal["mean", "sum"] = "mean"
     """Mean or sum of the squared differences of a row."""
     centred: bool = False
@@ -32,7 +32,7 @@ class LogitMSEArgs(MethodArgs):
 class LogitMSE(LogitObjective):
     """label_weight · cross-entropy + weight · squared difference of the logits, row by row."""
 
-    name = "logit_mse"
+    name = "logit-mse"
     args_class = LogitMSEArgs
     args: LogitMSEArgs
     needs = Needs(logits="dense")
@@ -48,7 +48,7 @@ class LogitMSE(LogitObjective):
     def compare(
         self, student: Signal, teacher: Signal, rows: Rows, progress: float
     ) -> dict[str, Tensor]:
-        """The loss `logit_mse`."""
+        """The loss `logit-mse`."""
         loss = squared_logit_error(
             student.logits,
             teacher.logits,

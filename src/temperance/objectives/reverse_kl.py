@@ -18,7 +18,7 @@ from temperance.rows import Needs, Rows, Signal
 class ReverseKLArgs(SofteningArgs):
     """Reverse KL; the defaults are vanilla KD's, so that the two differ in the direction alone."""
 
-    name: Literal["reverse_kl"] = "reverse_kl"
+    name: Literal["reverse-kl"] = "reverse-kl"
     softening: PositiveFloat = 4.0
     """τ of the student, and of the teacher unless set below."""
     weight: Weight = constant(0.9)
@@ -30,7 +30,7 @@ class ReverseKLArgs(SofteningArgs):
 class ReverseKL(LogitObjective):
     """label_weight · cross-entropy + weight · τ² · KL(student ‖ teacher), row by row."""
 
-    name = "reverse_kl"
+    name = "reverse-kl"
     args_class = ReverseKLArgs
     args: ReverseKLArgs
     needs = Needs(logits="sparse")
@@ -45,7 +45,7 @@ class ReverseKL(LogitObjective):
     def compare(
         self, student: Signal, teacher: Signal, rows: Rows, progress: float
     ) -> dict[str, Tensor]:
-        """The loss `reverse_kl`."""
+        """The loss `reverse-kl`."""
         softening, teacher_softening = self.softenings
         loss = softened_reverse_kl(
             student, teacher, softening=softening, teacher_softening=teacher_softening

@@ -6,10 +6,12 @@ from temperance.calibration import list_calibrators
 from temperance.data import list_datasets
 from temperance.models import list_models
 from temperance.objectives import list_objectives
+from temperance.objectives.transforms import list_transforms
 
 KINDS = {
     "datasets": list_datasets,
     "models": list_models,
     "calibrators": list_calibrators,
     "objectives": list_objectives,
+    "transforms": list_transforms,
 }

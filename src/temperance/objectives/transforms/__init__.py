@@ -19,15 +19,15 @@ from temperance.objectives.transforms.row_entropy import RowEntropyArgs, with_re
 from temperance.objectives.transforms.uniform_mix import UniformMixArgs, mixed_with_uniform
 from temperance.rows import Rows
 
-__all__ = ["TRANSFORMS", "TransformArgs", "transformed"]
+__all__ = ["TRANSFORMS", "TransformArgs", "list_transforms", "transformed"]
 
 Transform = Callable[[Tensor, Rows, Any], Tensor]
 
 TRANSFORMS: dict[str, tuple[type[Args], Transform]] = {
     "asymmetric": (AsymmetricArgs, asymmetrically_softened),
-    "label_smoothing": (LabelSmoothingArgs, smoothed_labels),
-    "row_entropy": (RowEntropyArgs, with_replaced_entropy),
-    "uniform_mix": (UniformMixArgs, mixed_with_uniform),
+    "label-smoothing": (LabelSmoothingArgs, smoothed_labels),
+    "row-entropy": (RowEntropyArgs, with_replaced_entropy),
+    "uniform-mix": (UniformMixArgs, mixed_with_uniform),
 }
 
 TransformArgs = one_of(*(args for args, _ in TRANSFORMS.values()))
@@ -41,3 +41,8 @@ def transformed(
         _, transform = TRANSFORMS[settings.name]
         logits = transform(logits, rows, settings)
     return logits
+
+
+def list_transforms() -> list[str]:
+    """The names that `transforms` of a logit method knows."""
+    return sorted(TRANSFORMS)

@@ -20,7 +20,7 @@ class LabelSmoothingArgs(TransformSettings):
     needs_targets = True
     replaces_teacher = True
 
-    name: Literal["label_smoothing"] = "label_smoothing"
+    name: Literal["label-smoothing"] = "label-smoothing"
     smoothing: float = Field(default=0.1, gt=0, lt=1)
     """ε: share of the target that is spread over all classes."""
 

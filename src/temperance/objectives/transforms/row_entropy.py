@@ -29,7 +29,7 @@ class RowEntropyArgs(TransformSettings):
     losses of a method that is row-wise otherwise no longer are.
     """
 
-    name: Literal["row_entropy"] = "row_entropy"
+    name: Literal["row-entropy"] = "row-entropy"
     mode: Literal["equal", "shuffled"] = "equal"
     """`equal`: all rows get one entropy; `shuffled`: the rows' own are exchanged in the batch."""
     entropy: PositiveFloat | None = None
@@ -67,7 +67,7 @@ def with_replaced_entropy(
         >>> entropy_of(same)
         tensor([0.5000, 0.5000])
     """
-    where = "transform 'row_entropy'"
+    where = "transform 'row-entropy'"
     if args.entropy is not None:
         highest = math.log(logits.shape[-1])
         if args.entropy > highest:

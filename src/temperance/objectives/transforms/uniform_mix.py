@@ -18,7 +18,7 @@ from temperance.rows import Rows
 class UniformMixArgs(TransformSettings):
     """Mix the teacher's prediction with the uniform one."""
 
-    name: Literal["uniform_mix"] = "uniform_mix"
+    name: Literal["uniform-mix"] = "uniform-mix"
     share: float = Field(default=0.1, gt=0, lt=1)
     """ε: how much of the target is uniform."""
 
