@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -162,6 +162,7 @@ def test_any_entropy_within_reach_is_reached(logits, shares, dtype):
 
 
 @given(arrays(np.float64, (3, 6), elements=st.floats(-100, 100)), st.floats(0.01, 1.7))
+@example(np.array([[0.0] + [2.3e-308] * 5] * 3), 1.0)  # a scale that would overflow
 @settings(max_examples=50, deadline=None)
 def test_the_ranking_of_classes_is_kept(logits, wanted):
     z = torch.tensor(logits)

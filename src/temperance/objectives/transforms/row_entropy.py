@@ -114,14 +114,14 @@ def with_entropy(
     wide = torch.float32 if logits.device.type == "mps" else torch.float64
     relative = logits.to(wide) - logits.to(wide).amax(-1, keepdim=True)
     wanted = entropy.to(wide)
-    gaps = -relative
-    largest = gaps.amax(-1)
-    # Scales at which the row is as good as flat, and as good as its highest logits alone.
-    largest = torch.where(largest > 0, largest, torch.ones_like(largest))
-    smallest = torch.where(gaps > 0, gaps, largest[:, None]).amin(-1)
-    lower = (1e-4 / largest).log()
-    # Gaps that differ by more than thirty decades are ties to float32.
-    upper = (50.0 / torch.maximum(smallest, 1e-30 * largest)).log()
+    # In units of the row's largest gap, or a scale for tiny gaps would be infinite.
+    largest = -relative.amin(-1, keepdim=True)
+    relative = relative / torch.where(largest > 0, largest, torch.ones_like(largest))
+    # Scales at which the row is as good as flat, and as good as its highest logits alone. Gaps
+    # that differ by more than thirty decades are ties to float32.
+    smallest = torch.where(relative < 0, -relative, torch.ones_like(relative)).amin(-1)
+    lower = torch.full_like(wanted, math.log(1e-4))
+    upper = (50.0 / smallest.clamp(min=1e-30)).log()
     for _ in range(_STEPS):
         middle = (lower + upper) / 2
         too_flat = entropy_of(middle.exp()[:, None] * relative) > wanted
