@@ -8,6 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples every time: what passed here passes there. To look for new ones:
+# pytest --hypothesis-profile=exploring
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("exploring", max_examples=1000)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ CLASSES, SAMPLES = 5, 40
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in OBJECTIVES if name != "combined"},
     "kd at two softenings": ("kd", {"softening": 2.0, "teacher_softening": 3.0}),
-    "kd of a mixture": ("kd", {"transforms": ["uniform-mix", "label_smoothing"]}),
+    "kd of a mixture": ("kd", {"transforms": ["uniform-mix", "label-smoothing"]}),
     "kd at one entropy": ("kd", {"transforms": ["row-entropy"]}),
     "dist as published": ("dist", {"variant": "code"}),
     "mlkd as published": ("mlkd", {"variant": "code"}),
