@@ -188,24 +188,19 @@ def _number(text: str) -> str | float:
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `over` on top, mapping by mapping; any other value replaces the one below.
 
-    So does a mapping with another `name`: the settings of one choice mean nothing to the next. A
-    string below a mapping is its `name`, a number its `value`.
+    So does a mapping with another `name`: the settings of one choice mean nothing to the next.
 
     Examples:
         >>> merge({"a": {"name": "x", "b": 1}, "c": 2}, {"a": {"b": 3}})
         {'a': {'name': 'x', 'b': 3}, 'c': 2}
         >>> merge({"a": {"name": "x", "b": 1}}, {"a": {"name": "y"}})
         {'a': {'name': 'y'}}
-        >>> merge({"weight": 0.9}, {"weight": {"warmup": 0.1}})
-        {'weight': {'value': 0.9, 'warmup': 0.1}}
     """
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
         if isinstance(below, str):
             below = {"name": below}
-        elif isinstance(below, float | int) and not isinstance(below, bool):
-            below = {"value": below}
         if not (isinstance(value, Mapping) and isinstance(below, Mapping)):
             merged[key] = value
         elif value.get("name", below.get("name")) == below.get("name"):

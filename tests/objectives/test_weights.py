@@ -3,6 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from temperance.errors import UserError
+from temperance.objectives import get_objective
+from temperance.objectives.dkd import DKD
 from temperance.objectives.kd import KD, KDArgs
 from temperance.objectives.weights import WeightArgs, constant
 
@@ -77,3 +79,13 @@ def test_stored_settings_give_the_same_weight(weight):
 def test_what_is_no_weight_is_refused_by_its_name(weight, named):
     with pytest.raises(UserError, match=named):
         KD(weight=weight)
+
+
+def test_a_mapping_changes_the_default_and_a_number_replaces_it():
+    assert KD(weight={"warmup": 0.5}).args.weight == WeightArgs(value=0.9, warmup=0.5)
+    ramp = DKD().args.weight
+    assert ramp.warmup > 0
+    assert DKD(weight={"value": 3.0}).args.weight == WeightArgs(value=3.0, warmup=ramp.warmup)
+    assert DKD(weight=3.0).args.weight == WeightArgs(value=3.0)
+    combined = get_objective("combined", parts=[{"name": "dkd", "weight": {"end": 0.0}}])
+    assert combined.args.parts[0].weight == WeightArgs(value=1.0, warmup=ramp.warmup, end=0.0)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Int
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from temperance.config import Args, load_config
@@ -17,7 +17,7 @@ from temperance.errors import UserError
 from temperance.models.features import ModelProbe
 from temperance.objectives.transforms import TransformArgs, transformed
 from temperance.objectives.transforms.settings import TransformSettings
-from temperance.objectives.weights import Weight, constant
+from temperance.objectives.weights import Weight, constant, weights_onto_defaults
 from temperance.rows import Needs, Rows, Signal
 
 
@@ -27,6 +27,11 @@ class MethodArgs(Args):
     name: str
     label_weight: Weight = constant(1.0)
     """Weight of the cross-entropy with the labels; a number, or value, warmup, end, shape."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parts_of_weights_change_the_default(cls, given: Any) -> Any:
+        return weights_onto_defaults(cls, given)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -17,7 +18,7 @@ from temperance.config import Args
 
 
 class WeightArgs(Args):
-    """A loss weight; a bare number is one that stays."""
+    """A loss weight; a bare number is one that stays, a mapping changes the method's default."""
 
     value: NonNegativeFloat
     """At the beginning, once warmed up."""
@@ -50,6 +51,20 @@ class WeightArgs(Args):
 
 def _from_number(value: Any) -> Any:
     return {"value": value} if isinstance(value, int | float) else value
+
+
+def weights_onto_defaults(cls: type[Args], given: Any) -> Any:
+    """Settings whose weights are whole: what a mapping leaves out is as in the default of `cls`.
+
+    So `{"warmup": 0.1}` warms up to the method's own weight.
+    """
+    if not isinstance(given, Mapping):
+        return given
+    whole = dict(given)
+    for name, field in cls.model_fields.items():
+        if isinstance(field.default, WeightArgs) and isinstance(given.get(name), Mapping):
+            whole[name] = {**dict(field.default), **given[name]}
+    return whole
 
 
 Weight = Annotated[WeightArgs, BeforeValidator(_from_number)]
