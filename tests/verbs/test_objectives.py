@@ -90,17 +90,25 @@ def test_what_the_objective_learned_is_counted_apart(
     assert parameters[0] == parameters[1]
 
 
-def test_micro_batches_make_the_same_student_of_row_wise_losses(
-    cnn: Path, tmp_path: Path, succeeds: Callable[..., Any]
+@pytest.mark.slow
+def test_parts_and_processes_make_the_same_student_of_row_wise_losses(
+    cnn: Path, tmp_path: Path, spawn: Callable[..., Any]
 ) -> None:
+    """Adapters too: their gradients are exchanged with the student's, in the last part only."""
     weights = []
-    for parts in (1, 3):
-        run = tmp_path / str(parts)
-        settings = ("model.batch_norm=false", f"training.micro_batches={parts}")
-        succeeds(*distilled(cnn, *settings), "--out", run)
+    for parts, processes in ((1, 1), (3, 1), (1, 2), (2, 2)):
+        run = tmp_path / f"{parts}-{processes}"
+        settings = (
+            *("model.batch_norm=false", "objective=kd+vid", "engine.accelerator=cpu"),
+            *(f"training.micro_batches={parts}", f"engine.devices={processes}"),
+        )
+        process = spawn(*distilled(cnn, *settings), "--out", run)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
         weights.append(temperance.load_model(run / "student").state_dict())
-    for key in weights[0]:
-        torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-3, atol=1e-4)
+    for others in weights[1:]:
+        for key, expected in weights[0].items():
+            torch.testing.assert_close(others[key], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_two_views_of_every_image(
