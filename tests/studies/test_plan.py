@@ -43,7 +43,7 @@ def test_objectives_that_calibration_cannot_touch_learn_from_the_raw_teacher_onl
     of = {name: [p.arm for p in planned if p.objective == name] for name in study.named_objectives}
     hearing = ["raw", "calibrated", "under-confident", "constant-T"]
     assert of == {
-        "kd": hearing, "lskd": ["raw"], "fitnet": ["raw"], "combined": hearing, "kd-2": hearing,
+        "kd": hearing, "lskd": ["raw"], "fitnet": ["raw"], "kd+fitnet": hearing, "kd-2": hearing,
     }  # fmt: skip
     assert len(planned) == 2 + 3 * 4 + 2
     assert len({student.name for student in planned}) == len(planned)

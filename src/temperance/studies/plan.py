@@ -20,6 +20,7 @@ from temperance.calibration import TemperatureArgs
 from temperance.config import Args
 from temperance.data import DataArgs, SplitArgs
 from temperance.objectives import ObjectiveArgs, get_objective
+from temperance.objectives.combined import CombinedArgs
 from temperance.objectives.kd import KDArgs
 from temperance.objectives.labels import LabelsArgs
 from temperance.training import CalibrationArgs, EngineArgs, Recipe
@@ -96,13 +97,14 @@ class StudyArgs(Args):
 
     @property
     def named_objectives(self) -> dict[str, Args]:
-        """The objectives by name; the second of a name is called NAME-2."""
+        """The objectives by name, sums by those of their parts; the second is called NAME-2."""
         named: dict[str, Args] = {}
         seen: Counter[str] = Counter()
         for objective in self.objectives:
-            seen[objective.name] += 1
-            times = seen[objective.name]
-            named[objective.name if times == 1 else f"{objective.name}-{times}"] = objective
+            parts = objective.parts if isinstance(objective, CombinedArgs) else [objective]
+            name = "+".join(part.name for part in parts)
+            seen[name] += 1
+            named[name if seen[name] == 1 else f"{name}-{seen[name]}"] = objective
         return named
 
 
