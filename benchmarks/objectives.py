@@ -297,10 +297,8 @@ def needs(objective: Objective) -> str:
         if wanted.features == "none"
         else [{"any": "activations"}.get(wanted.features, wanted.features)]
     )
-    words += ["labels"] if wanted.targets == "required" else []
-    words += (
-        [] if wanted.soft_targets else ["hard if any" if wanted.targets == "optional" else "hard"]
-    )
+    if wanted.targets == "required" or not wanted.soft_targets:
+        words += ["labels" if wanted.soft_targets else "hard labels"]
     words += [f"{wanted.views} views"] if wanted.views > 1 else []
     words += ["ids"] if wanted.ids else []
     return ", ".join(words)
