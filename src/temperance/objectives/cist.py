@@ -72,7 +72,7 @@ class CIST(LogitObjective):
         super().__init__(args, **values)
         if self.args.confidence_power == 0 and not self.args.transforms:
             self.teacher_logits = "scale_invariant"
-            self.calibration = "by no positive factor per row, so by no temperature"
+            self.calibration = "not by a positive factor per row, so by no temperature"
 
     def compare(
         self, student: Signal, teacher: Signal, rows: Rows, progress: float

@@ -63,7 +63,7 @@ class LSKD(Objective):
     args_class = LSKDArgs
     args: LSKDArgs
     teacher_logits: Literal["none", "used", "scale_invariant"] = "scale_invariant"
-    calibration = "by no positive factor per row, so by no temperature"
+    calibration = "not by a positive factor per row, so by no temperature"
 
     def __init__(self, args: LSKDArgs | None = None, **values: Any) -> None:
         super().__init__(args, **values)
