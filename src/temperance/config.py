@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
@@ -15,6 +16,7 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 from temperance.errors import UserError
 
 Entry = TypeVar("Entry")
+Plugin = TypeVar("Plugin")
 SomeArgs = TypeVar("SomeArgs", bound="Args")
 
 
@@ -52,6 +54,56 @@ def look_up(kind: str, name: str, entries: Mapping[str, Entry]) -> Entry:
     if name not in entries:
         raise UserError(f"there is no {kind} '{name}'", mend=did_you_mean(name, entries))
     return entries[name]
+
+
+def plugged_in(group: str, base: type[Plugin]) -> list[type[Plugin]]:
+    """Classes that installed packages add to a list, by entry points of the group `temperance.…`.
+
+    Args:
+        group: `objectives` or `calibrators`.
+        base: what they have to be.
+
+    Raises:
+        UserError: if one cannot be loaded, or is no `base`.
+    """
+    found = []
+    for point in sorted(entry_points(group=f"temperance.{group}"), key=lambda point: point.name):
+        where = f"entry point '{point.name}' of temperance.{group}"
+        try:
+            plugin = point.load()
+        except Exception as error:  # whatever another package does at import
+            raise UserError(
+                f"cannot be loaded ({type(error).__name__}: {error})",
+                where=where,
+                mend="Update or uninstall the package that brings it",
+            ) from error
+        if not (isinstance(plugin, type) and issubclass(plugin, base)):
+            raise UserError(
+                f"is no {base.__name__}",
+                where=where,
+                mend="Update or uninstall the package that brings it",
+            )
+        found.append(plugin)
+    return found
+
+
+def by_name(kind: str, entries: Iterable[type[Plugin]]) -> dict[str, type[Plugin]]:
+    """The classes by their `name`.
+
+    Raises:
+        UserError: if two have the same.
+    """
+    named: dict[str, type[Plugin]] = {}
+    for entry in entries:
+        name: str = entry.name  # type: ignore[attr-defined]
+        if name in named:
+            raise UserError(
+                f"there are two: {named[name].__module__} and {entry.__module__}",
+                where=f"{kind} '{name}'",
+                mend="Uninstall the package that brings one of them",
+            )
+        named[name] = entry
+    return named
 
 
 def one_of(*choices: type[Args], expand: Any = None) -> Any:

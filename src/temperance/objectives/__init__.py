@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from temperance.config import Args, look_up, one_of
+from temperance.config import Args, by_name, look_up, one_of
 from temperance.objectives.base import Objective, Pair
 from temperance.objectives.combined import Combined, expand_sum
 from temperance.objectives.lskd import LSKD
@@ -23,7 +23,7 @@ __all__ = [
 
 _ALL: tuple[type[Objective], ...] = (*METHODS, LSKD, Combined)
 
-OBJECTIVES: dict[str, type[Objective]] = {objective.name: objective for objective in _ALL}
+OBJECTIVES: dict[str, type[Objective]] = by_name("objective", _ALL)
 
 ObjectiveArgs = one_of(
     *(objective.args_class for objective in OBJECTIVES.values()), expand=expand_sum

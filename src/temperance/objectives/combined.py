@@ -11,16 +11,15 @@ from torch import Tensor, nn
 from temperance.config import Args, one_of
 from temperance.objectives.base import Objective, Pair
 from temperance.objectives.lskd import LSKD
-from temperance.objectives.methods import METHODS
+from temperance.objectives.methods import BY_NAME
 from temperance.rows import Needs, Rows, Signal
 
-_SINGLE: tuple[type[Objective], ...] = (*METHODS, LSKD)
-_BY_NAME = {method.name: method for method in _SINGLE}
+_BY_NAME: dict[str, type[Objective]] = {**BY_NAME, LSKD.name: LSKD}
 
 if TYPE_CHECKING:
     PartArgs = Any
 else:
-    PartArgs = one_of(*(method.args_class for method in _SINGLE))
+    PartArgs = one_of(*(method.args_class for method in _BY_NAME.values()))
 
 
 class CombinedArgs(Args):

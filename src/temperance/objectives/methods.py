@@ -1,7 +1,11 @@
-"""The one explicit list of single methods; wrappers and combinations are made of them."""
+"""The one explicit list of single methods; wrappers and combinations are made of them.
+
+Other packages add theirs by entry points of the group `temperance.objectives`.
+"""
 
 from __future__ import annotations
 
+from temperance.config import by_name, plugged_in
 from temperance.objectives.ats import ATS
 from temperance.objectives.attention import AttentionTransfer
 from temperance.objectives.base import LogitObjective, Objective
@@ -32,6 +36,8 @@ from temperance.objectives.vid import VID
 from temperance.objectives.wsld import WSLD
 from temperance.objectives.wttm import WTTM
 
+_PLUGINS = plugged_in("objectives", Objective)
+
 LOGIT_METHODS: tuple[type[LogitObjective], ...] = (
     KD,
     DKD,
@@ -47,6 +53,7 @@ LOGIT_METHODS: tuple[type[LogitObjective], ...] = (
     ReverseKL,
     JensenShannon,
     LogitMSE,
+    *(plugin for plugin in _PLUGINS if issubclass(plugin, LogitObjective)),
 )
 """Compare logits; logit standardisation can wrap each of them."""
 
@@ -66,4 +73,11 @@ FEATURE_METHODS: tuple[type[FeatureObjective], ...] = (
 )
 """Compare inner activations."""
 
-METHODS: tuple[type[Objective], ...] = (Labels, *LOGIT_METHODS, *FEATURE_METHODS)
+METHODS: tuple[type[Objective], ...] = (
+    Labels,
+    *LOGIT_METHODS,
+    *FEATURE_METHODS,
+    *(plugin for plugin in _PLUGINS if not issubclass(plugin, LogitObjective)),
+)
+
+BY_NAME: dict[str, type[Objective]] = by_name("objective", METHODS)

@@ -1,4 +1,7 @@
-"""Calibrators, modules from logits to logits: one small file per method, and the one list."""
+"""Calibrators, modules from logits to logits: one small file per method, and the one list.
+
+Other packages add theirs by entry points of the group `temperance.calibrators`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from temperance.calibration.calibrators.platt import PlattScaling
 from temperance.calibration.calibrators.predicted_class import PredictedClassTemperature
 from temperance.calibration.calibrators.temperature import TemperatureArgs, TemperatureScaling
 from temperance.calibration.calibrators.vector import VectorScaling
-from temperance.config import Args, look_up, one_of
+from temperance.config import Args, by_name, look_up, one_of, plugged_in
 
 __all__ = [
     "CALIBRATORS",
@@ -44,25 +47,25 @@ __all__ = [
     "list_calibrators",
 ]
 
-CALIBRATORS: dict[str, type[Calibrator]] = {
-    calibrator.name: calibrator
-    for calibrator in (
-        TemperatureScaling,
-        EnsembleTemperatureScaling,
-        AdaptiveTemperatureScaling,
-        PredictedClassTemperature,
-        UniformMixture,
-        IRM,
-        VectorScaling,
-        MatrixScaling,
-        DirichletCalibration,
-        PlattScaling,
-        BetaCalibration,
-        IsotonicRegression,
-        HistogramBinning,
-        AutoCalibrator,
-    )
-}
+_ALL: tuple[type[Calibrator], ...] = (
+    TemperatureScaling,
+    EnsembleTemperatureScaling,
+    AdaptiveTemperatureScaling,
+    PredictedClassTemperature,
+    UniformMixture,
+    IRM,
+    VectorScaling,
+    MatrixScaling,
+    DirichletCalibration,
+    PlattScaling,
+    BetaCalibration,
+    IsotonicRegression,
+    HistogramBinning,
+    AutoCalibrator,
+    *plugged_in("calibrators", Calibrator),
+)
+
+CALIBRATORS: dict[str, type[Calibrator]] = by_name("calibrator", _ALL)
 
 CalibratorArgs = one_of(*(calibrator.args_class for calibrator in CALIBRATORS.values()))
 
