@@ -363,14 +363,19 @@ def _commented_instance(args: Args, *, indent: int) -> str:
 
 
 def _scalar(value: Any) -> str:
-    if isinstance(value, Path):
-        value = str(value)
-    if isinstance(value, Args):  # one that is written as a bare value
-        value = value.model_dump(mode="json")
-    if isinstance(value, tuple):
-        value = list(value)
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
+    text = yaml.safe_dump(
+        _plain(value), default_flow_style=True, allow_unicode=True, sort_keys=False, width=1000
+    )
     return text.replace("\n...", "").strip()
+
+
+def _plain(value: Any) -> Any:
+    """The value as YAML knows it."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Args):
+        return value.model_dump(mode="json")
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 def to_yaml(args: Args) -> str:

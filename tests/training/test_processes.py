@@ -42,5 +42,5 @@ def test_a_step_of_two_processes(name: str, after: dict[int, Path]) -> None:
     assert torch.isfinite(two["after"]).all()
     key, settings = VARIANTS[name]
     if get_objective(key, **settings).row_wise:
-        # BatchNorm in eval mode: what remains is summation order in float32
+        # what remains is the order of sums in float32
         torch.testing.assert_close(two["after"], one["after"], rtol=1e-4, atol=1e-6)

@@ -239,7 +239,7 @@ def test_files_of_settings_that_are_none(
 
 @pytest.mark.parametrize(
     "settings",
-    [("arms=[raw,raw]",), ("softenings=[1,1]",), ("softenings=[]",), ("arms=[]",)],
+    [("arms=[raw,raw]",), ("softenings=[1,1]",), ("objectives=[]",), ("arms=[]",)],
     ids=lambda settings: settings[0],
 )
 def test_studies_that_make_no_sense(

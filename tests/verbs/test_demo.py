@@ -104,7 +104,7 @@ def test_resuming_a_finished_study_trains_nothing(
 def test_resuming_trains_only_what_is_missing(
     copy: Path, succeeds: Callable[..., Any], demo: tuple[Path, str]
 ) -> None:
-    (lost,) = copy.glob("runs/r1-calibrated-tau4-*")
+    (lost,) = copy.glob("runs/r1-calibrated-kd-tau4-*")
     shutil.rmtree(lost)
     before = written(copy)
     succeeds("demo", "--resume", "--out", copy)  # with its own settings
