@@ -10,7 +10,7 @@ from temperance.training.calibrating import (
 from temperance.training.engine import Engine, EngineArgs
 from temperance.training.loop import TrainingArgs, train_student
 from temperance.training.optimisation import AdamWArgs, CosineArgs, SGDArgs, StepArgs
-from temperance.training.student import Recipe, produce_student
+from temperance.training.student import Recipe, fresh_student, produce_student
 
 __all__ = [
     "AdamWArgs",
@@ -24,6 +24,7 @@ __all__ = [
     "TrainingArgs",
     "caution",
     "fit_held_out",
+    "fresh_student",
     "out_of_fold_logits",
     "produce_student",
     "train_student",

@@ -43,6 +43,42 @@ class Recipe(Args):
     training: TrainingArgs = TrainingArgs()
 
 
+def fresh_student(
+    recipe: Recipe,
+    splits: Splits,
+    teacher: Teacher,
+    objective: Objective,
+    *,
+    seed: int,
+    engine: Engine,
+) -> ImageClassifier:
+    """A model that has learned nothing yet, on the CPU, and the objective built for it.
+
+    Raises:
+        UserError: if the model does not fit the images, or the objective the two models.
+    """
+    images = splits.train.images
+    mean, std = channel_statistics(images)
+    model = create_model(
+        recipe.model,
+        channels=images.shape[1],
+        input_size=(images.shape[2], images.shape[3]),
+        classes=splits.train.classes,
+        mean=mean,
+        std=std,
+        seed=seed,
+    )
+    first = images[:2]
+    pair = Pair(
+        probe(model, first.cpu()),
+        teacher.probe(first.to(engine.device)),
+        ids=splits.train.ids.cpu(),
+        targets=splits.train.targets.cpu(),
+    )
+    objective.build(pair, seed=seed)
+    return model
+
+
 def produce_student(
     recipe: Recipe,
     splits: Splits,
@@ -78,27 +114,7 @@ def produce_student(
         return model.to(engine.device), done
 
     started = time.perf_counter()
-    images = splits.train.images
-    mean, std = channel_statistics(images)
-    model = create_model(
-        recipe.model,
-        channels=images.shape[1],
-        input_size=(images.shape[2], images.shape[3]),
-        classes=splits.train.classes,
-        mean=mean,
-        std=std,
-        seed=seed,
-    )
-    first = images[:2]
-    objective.build(
-        Pair(
-            probe(model, first.cpu()),
-            teacher.probe(first.to(engine.device)),
-            ids=splits.train.ids.cpu(),
-            targets=splits.train.targets.cpu(),
-        ),
-        seed=seed,
-    )
+    model = fresh_student(recipe, splits, teacher, objective, seed=seed, engine=engine)
     teacher.tap(objective.teacher_taps)
     task = ClassificationTask(
         splits.train,

@@ -35,6 +35,7 @@ from temperance.training import (
     Recipe,
     caution,
     fit_held_out,
+    fresh_student,
     out_of_fold_logits,
     produce_student,
     usable,
@@ -118,13 +119,15 @@ def distill(
     facts = {"data": data.fingerprint, "teacher": weights_sha256(teacher)}
     if fitted is not None:
         facts["calibrator"] = weights_sha256(fitted)
+    # What does not fit together is refused before there is a folder.
+    objective = get_objective(args.objective)
+    fresh_student(args, splits, LiveTeacher(teacher), objective, seed=args.seed, engine=engine)
     digest = identity(args, **facts)
     with running("distill", args, digest, engine, place) as run:
         if args.calibration.fit == "cross-fit" and args.teacher.calibrator is None:
             fitted = usable(_cross_fit(args, splits, engine, run), args.calibration)
         if fitted is not None:
             logger.info("the teacher's logits go through %s", fitted)
-        objective = get_objective(args.objective)
         warning = caution(objective, fitted)
         if warning:
             logger.warning("note: %s", warning)
