@@ -45,7 +45,7 @@ class JensenShannon(LogitObjective):
     def compare(
         self, student: Signal, teacher: Signal, rows: Rows, progress: float
     ) -> dict[str, Tensor]:
-        """The loss `jensen-shannon`."""
+        """The loss `jensen_shannon`."""
         softening, teacher_softening = self.softenings
         loss = softened_jensen_shannon(
             student,

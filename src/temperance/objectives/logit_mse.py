@@ -48,7 +48,7 @@ class LogitMSE(LogitObjective):
     def compare(
         self, student: Signal, teacher: Signal, rows: Rows, progress: float
     ) -> dict[str, Tensor]:
-        """The loss `logit-mse`."""
+        """The loss `logit_mse`."""
         loss = squared_logit_error(
             student.logits,
             teacher.logits,

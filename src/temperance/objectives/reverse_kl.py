@@ -45,7 +45,7 @@ class ReverseKL(LogitObjective):
     def compare(
         self, student: Signal, teacher: Signal, rows: Rows, progress: float
     ) -> dict[str, Tensor]:
-        """The loss `reverse-kl`."""
+        """The loss `reverse_kl`."""
         softening, teacher_softening = self.softenings
         loss = softened_reverse_kl(
             student, teacher, softening=softening, teacher_softening=teacher_softening
