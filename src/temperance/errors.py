@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 
 class UserError(ValueError):
     """Something that the user can put right: what is wrong, where, and how to mend it.
@@ -24,6 +27,10 @@ class UserError(ValueError):
         place = f"{where}: " if where is not None else ""
         sentences = [place + what, mend or ""]
         super().__init__(" ".join(s if s.endswith("?") else f"{s}." for s in sentences if s))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is pickled, on its way from another process, by its message alone.
+        return partial(type(self), where=self.where, mend=self.mend), (self.what,)
 
 
 class Interrupted(Exception):

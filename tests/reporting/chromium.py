@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,12 +65,21 @@ def find_chromium() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
-def open_page(path: Path, *, width: int = 1200, timeout: float = 60) -> PageRecord:
+def open_page(
+    path: Path,
+    *,
+    width: int = 1200,
+    scripts: bool = True,
+    visit: Callable[[Tab], None] | None = None,
+    timeout: float = 60,
+) -> PageRecord:
     """Open a local file and wait until it has loaded and settled.
 
     Args:
         path: the HTML file.
         width: of the window, in CSS pixels.
+        scripts: whether the page may run any.
+        visit: what to do on the page then, before its text is recorded.
         timeout: for everything together, in seconds.
 
     Raises:
@@ -79,7 +88,7 @@ def open_page(path: Path, *, width: int = 1200, timeout: float = 60) -> PageReco
     deadline = time.monotonic() + timeout
     record = PageRecord()
     with _browser(deadline) as address, closing(_connect(address, deadline)) as socket:
-        tab = _Tab(socket, record, deadline)
+        tab = Tab(socket, record, deadline)
         target = tab.call("Target.createTarget", url="about:blank")["targetId"]
         attached = tab.call("Target.attachToTarget", targetId=target, flatten=True)
         tab.session = attached["sessionId"]
@@ -87,9 +96,12 @@ def open_page(path: Path, *, width: int = 1200, timeout: float = 60) -> PageReco
             tab.call(f"{domain}.enable")
         tab.call("Emulation.setDeviceMetricsOverride", width=width, height=900,
                  deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
+        tab.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         tab.call("Page.navigate", url=path.resolve().as_uri())
         tab.wait_for("Page.loadEventFired")
-        tab.evaluate(f"new Promise(done => setTimeout(done, {1000 * SETTLE}))")
+        time.sleep(SETTLE)
+        if visit is not None:
+            visit(tab)
         record.title = tab.evaluate("document.title")
         record.text = tab.evaluate("document.body.textContent")
         record.layout = tab.evaluate(
@@ -98,7 +110,7 @@ def open_page(path: Path, *, width: int = 1200, timeout: float = 60) -> PageReco
     return record
 
 
-class _Tab:
+class Tab:
     """One DevTools session: calls, and events noted in the record as they arrive."""
 
     def __init__(self, socket: websocket.WebSocket, record: PageRecord, deadline: float) -> None:
@@ -120,9 +132,30 @@ class _Tab:
             self._receive(event)
 
     def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression, also where the page's own scripts may not run."""
         answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True,
                            returnByValue=True)  # fmt: skip
+        assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def press(self, key: str) -> None:
+        """A key on whatever has the focus: a single letter, or "Enter", "Tab"."""
+        text = {"Enter": "\r", "Tab": ""}.get(key, key)
+        code = {"Enter": 13, "Tab": 9}.get(key, 0)
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=text,
+                  windowsVirtualKeyCode=code)  # fmt: skip
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+
+    def click(self, selector: str) -> None:
+        """The mouse on the middle of the first element that matches."""
+        x, y = self.evaluate(
+            f"(e => {{ e.scrollIntoView({{block: 'center', inline: 'center'}});"
+            " const r = e.getBoundingClientRect();"
+            " return [r.x + r.width / 2, r.y + r.height / 2]; }"
+            f")(document.querySelector({json.dumps(selector)}))"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def _send(self, method: str, params: dict[str, Any]) -> int:
         self.last_id += 1

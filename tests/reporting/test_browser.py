@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from temperance.reporting.figures import paired_differences, svg
+from temperance.reporting.arm_figures import paired_differences
+from temperance.reporting.figures import svg
 from temperance.reporting.html import Code, Figure, Paragraph, Report, Section, Table, write_report
 
 BAD = "<script>alert(1)</script><img src='https://example.org/x.png' onerror='alert(2)'>"

@@ -12,14 +12,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from temperance.reporting.figures import (
-    arms_by_softening,
-    learning_curves,
-    paired_differences,
-    style,
-    svg,
-    temperature_points,
-)
+from temperance.reporting.arm_figures import arms_by_softening, paired_differences
+from temperance.reporting.figures import learning_curves, style, svg
+from temperance.reporting.study_figures import temperature_points
 
 
 @pytest.fixture

@@ -23,6 +23,9 @@ class Purpose(IntEnum):
     ORDER = 4
     VIEW = 5
     SHUFFLED_ENTROPY = 6
+    MIXING = 7
+    NOISE = 8
+    TRUTH = 9
 
 
 def hash64(seed: int, *keys: npt.ArrayLike) -> npt.NDArray[np.uint64]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 
@@ -28,23 +28,33 @@ class ImageSet:
     ids: Int[Tensor, " rows"]
     """Identity of each image in its dataset (int64), whatever the order of the rows."""
     classes: tuple[str, ...]
+    truth: Float[Tensor, "rows classes"] | None = None
+    """p*(class | image) that the targets were drawn from (float64), where it is known."""
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def take(self, indices: Int[Tensor, " some"]) -> ImageSet:
         """The rows at `indices`, in that order."""
-        return ImageSet(
-            self.images[indices], self.targets[indices], self.ids[indices], self.classes
+        return replace(
+            self,
+            images=self.images[indices],
+            targets=self.targets[indices],
+            ids=self.ids[indices],
+            truth=None if self.truth is None else self.truth[indices],
         )
 
     def join(self, other: ImageSet) -> ImageSet:
-        """These rows followed by those of `other`, which has the same classes."""
-        return ImageSet(
-            torch.cat([self.images, other.images]),
-            torch.cat([self.targets, other.targets]),
-            torch.cat([self.ids, other.ids]),
-            self.classes,
+        """These rows followed by those of `other`, which is of the same dataset."""
+        truth = None
+        if self.truth is not None and other.truth is not None:
+            truth = torch.cat([self.truth, other.truth])
+        return replace(
+            self,
+            images=torch.cat([self.images, other.images]),
+            targets=torch.cat([self.targets, other.targets]),
+            ids=torch.cat([self.ids, other.ids]),
+            truth=truth,
         )
 
 
@@ -61,11 +71,27 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over images, targets, ids and class names: what can change a result."""
+        """sha256 over images, targets, ids, class names and truth: what can change a result."""
         digest = hashlib.sha256(repr(self.train.classes).encode())
         for part in (self.train, self.test):
             if part is not None:
                 digest.update(repr(tuple(part.images.shape)).encode())
-                for tensor in (part.images, part.targets, part.ids):
-                    digest.update(tensor.contiguous().numpy().data)
+                for tensor in (part.images, part.targets, part.ids, part.truth):
+                    if tensor is not None:
+                        digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What a plan has to know about a dataset before anybody loads it."""
+
+    train: int
+    """Training images."""
+    test: int | None
+    """Test images; None where the dataset brings none."""
+    channels: int
+    height: int
+    width: int
+    classes: int
+    """How many there are."""

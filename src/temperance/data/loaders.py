@@ -6,12 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from temperance.data.hashing import Purpose, hash64
 from temperance.data.images import ImageSet
-from temperance.data.views import ViewSpec, apply_views, draw, view_of_epoch
+from temperance.data.mixing import mix_images, mix_targets, partners
+from temperance.data.views import (
+    ViewParameters,
+    ViewSpec,
+    apply_views,
+    draw,
+    seed_of_views,
+    view_of_epoch,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +28,8 @@ class Batch:
 
     images: UInt8[Tensor, "rows channels height width"]
     """After their views, before any normalisation."""
-    targets: Int[Tensor, " rows"]
+    targets: Int[Tensor, " rows"] | Float[Tensor, "rows classes"]
+    """Class indices; where images are mixed, the classes' shares."""
     ids: Int[Tensor, " rows"]
     view: int = 0
     """The first of its views."""
@@ -69,6 +78,59 @@ def epoch_order(ids: Int[Tensor, " rows"], seed: int, epoch: int) -> Int[Tensor,
     return torch.from_numpy(hash64(seed, Purpose.ORDER, epoch, ids.cpu().numpy()).argsort())
 
 
+class AugmentedImages:
+    """Images in the memory of the device where their views are made.
+
+    Args:
+        image_set: all images that are trained on: the partners of those that are mixed.
+        seed: of the training.
+    """
+
+    def __init__(
+        self, image_set: ImageSet, spec: ViewSpec, *, seed: int, device: torch.device
+    ) -> None:
+        self.spec, self.seed, self.device = spec, seed_of_views(spec, seed), device
+        self.images, self.targets = image_set.images.to(device), image_set.targets.to(device)
+        self.ids, self.n_classes = image_set.ids.cpu(), len(image_set.classes)
+        self.order = self.ids.argsort()
+        """Of the rows by id: a partner does not depend on how they lie."""
+        self.place = self.order.argsort()
+
+    def view(
+        self, rows: Int[Tensor, " rows"], view: int
+    ) -> tuple[
+        UInt8[Tensor, "rows channels height width"],
+        Int[Tensor, " rows"] | Float[Tensor, "rows classes"],
+    ]:
+        """One view of some rows, and their targets; soft if they are mixed.
+
+        Args:
+            rows: indices, on the CPU.
+        """
+        spec, targets = self.spec, self.targets[rows.to(self.device)]
+        if not (spec.crop_padding or spec.flip or spec.mixup):
+            return self.images[rows.to(self.device)], targets
+        drawn = draw(spec, self.seed, self.ids[rows], view)
+        if drawn.mixing is None:
+            return self._cropped(rows, drawn), targets
+        others = self.order[partners(drawn.mixing, self.place[rows], len(self.order))]
+        crops = drawn.followed_by(draw(spec, self.seed, self.ids[others], view))
+        own, theirs = self._cropped(torch.cat([rows, others]), crops).chunk(2)
+        other_targets = self.targets[others.to(self.device)]
+        return (
+            mix_images(own, theirs, drawn.mixing),
+            mix_targets(targets, other_targets, drawn.mixing, self.n_classes),
+        )
+
+    def _cropped(
+        self, rows: Int[Tensor, " rows"], parameters: ViewParameters
+    ) -> UInt8[Tensor, "rows channels height width"]:
+        images = self.images[rows.to(self.device)]
+        if not (self.spec.crop_padding or self.spec.flip):
+            return images
+        return apply_views(images, parameters, self.spec.crop_padding)
+
+
 def training_batches(
     image_set: ImageSet,
     *,
@@ -96,7 +158,7 @@ def training_batches(
         device: where images lie and views are made.
     """
     per_epoch = steps_per_epoch(len(image_set), batch_size)
-    images, targets = image_set.images.to(device), image_set.targets.to(device)
+    augmented = AugmentedImages(image_set, spec, seed=seed, device=device)
     ids = image_set.ids.cpu()
     order, ordered_epoch = ids, -1
     for step in range(start_step, steps):
@@ -106,17 +168,11 @@ def training_batches(
         chosen = order[place * batch_size : (place + 1) * batch_size][rank::world_size]
         first = epoch * views_per_batch
         views = [view_of_epoch(spec, first + more) for more in range(views_per_batch)]
-        on_device = chosen.to(device)
-        batch = images[on_device]
-        if spec.crop_padding or spec.flip:
-            drawn = [draw(spec, seed, ids[chosen], view) for view in views]
-            made = [apply_views(batch, parameters, spec.crop_padding) for parameters in drawn]
-            batch = torch.cat(made) if len(made) > 1 else made[0]
-        elif views_per_batch > 1:
-            batch = batch.repeat(views_per_batch, 1, 1, 1)
+        made = [augmented.view(chosen, view) for view in views]
+        images, targets = zip(*made, strict=True)
         yield Batch(
-            batch,
-            targets[on_device].repeat(views_per_batch),
+            torch.cat(images),
+            torch.cat(targets),
             ids[chosen].repeat(views_per_batch).to(device),
             views[0],
             views_per_batch,

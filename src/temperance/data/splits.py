@@ -1,10 +1,10 @@
-"""Four disjoint splits, as a function of seed, class and sample id alone."""
+"""Disjoint splits, as a function of seed, class and sample id alone."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import numpy as np
@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from temperance.config import Args
-from temperance.data.hashing import Purpose, hash64
+from temperance.data.hashing import Purpose, hash64, uniform
 from temperance.data.images import Dataset, ImageSet
 from temperance.errors import UserError
 
@@ -32,6 +32,11 @@ class SplitArgs(Args):
     """Share of train for fitting calibrators; 0 if none is fitted on held-out rows."""
     calibration_source: Literal["train", "test"] = "train"
     """test: calibration is half of the test set, for a teacher that has seen all of train."""
+    labelled: float = Field(default=1.0, gt=0, le=1)
+    """Share of train that keeps its labels; the rest becomes the split `unlabelled`."""
+    label_noise: float = Field(default=0.0, ge=0, lt=1)
+    """Probability with which a label of train, validation or calibration is replaced by another
+    class, all others being equally likely; test stays as it is."""
 
     @model_validator(mode="after")
     def _leave_train_something(self) -> Self:
@@ -48,10 +53,15 @@ class Splits:
     validation: ImageSet
     calibration: ImageSet
     test: ImageSet
+    unlabelled: ImageSet
+    """Empty unless `split.labelled` is below 1. Its labels are never trained on."""
 
     def sizes(self) -> dict[str, int]:
-        """Rows per split."""
-        return {name: len(getattr(self, name)) for name in self.__dataclass_fields__}
+        """Rows per split; of `unlabelled` only if there are any."""
+        sizes = {name: len(getattr(self, name)) for name in self.__dataclass_fields__}
+        if not sizes["unlabelled"]:
+            del sizes["unlabelled"]
+        return sizes
 
 
 def make_splits(dataset: Dataset, args: SplitArgs) -> Splits:
@@ -59,7 +69,7 @@ def make_splits(dataset: Dataset, args: SplitArgs) -> Splits:
 
     Within each class, ids are ordered by a hash of (seed, id) and cut: the order of the rows in
     the dataset changes nothing. A class gets into every split if it has enough rows; a warning
-    says which classes have not.
+    says which classes have not. Labels become noisy after that, each by a hash of (seed, id).
 
     Raises:
         UserError: if train or test would be empty, or calibration, unless its share is 0, would
@@ -78,9 +88,39 @@ def make_splits(dataset: Dataset, args: SplitArgs) -> Splits:
     train, validation, calibration = _divide(pool, shares, args.seed)
     if args.calibration_source == "test":
         calibration, test = _divide(test, (0.5, 0.5), args.seed)
-    splits = Splits(train, validation, calibration, _in_order_of_ids(test))
+    unlabelled = train.take(train.ids[:0])
+    if args.labelled < 1:
+        train, unlabelled = _divide(train, (args.labelled, 1 - args.labelled), args.seed)
+    splits = Splits(
+        train=with_noisy_labels(train, args.label_noise, args.seed),
+        validation=with_noisy_labels(validation, args.label_noise, args.seed),
+        calibration=with_noisy_labels(calibration, args.label_noise, args.seed),
+        test=_in_order_of_ids(test),
+        unlabelled=unlabelled,
+    )
     _check(splits, args)
     return splits
+
+
+def with_noisy_labels(image_set: ImageSet, share: float, seed: int) -> ImageSet:
+    """Labels replaced by another class, all others equally likely, each by a hash of (seed, id).
+
+    Args:
+        share: probability that a label is replaced, in [0, 1).
+
+    Examples:
+        >>> images = torch.zeros(1000, 1, 8, 8, dtype=torch.uint8)
+        >>> clean = ImageSet(images, torch.ones(1000).long(), torch.arange(1000), ("a", "b", "c"))
+        >>> with_noisy_labels(clean, 0.2, seed=0).targets.bincount().tolist()
+        [99, 813, 88]
+    """
+    if not share:
+        return image_set
+    ids, n_classes = image_set.ids.numpy(), len(image_set.classes)
+    replaced = uniform(seed, Purpose.NOISE, 0, ids) < share
+    others = hash64(seed, Purpose.NOISE, 1, ids) % np.uint64(max(n_classes - 1, 1))
+    steps = torch.from_numpy(np.where(replaced, 1 + others.astype(np.int64), 0))
+    return replace(image_set, targets=(image_set.targets + steps) % n_classes)
 
 
 def folds(image_set: ImageSet, k: int, seed: int) -> Int[Tensor, " rows"]:
@@ -104,16 +144,25 @@ def stratified_subset(image_set: ImageSet, n: int, seed: int) -> ImageSet:
     Raises:
         UserError: if there are fewer than `n` rows.
     """
-    if n > len(image_set):
-        raise UserError(
-            f"a subset of {n:,} rows is asked for, but there are only {len(image_set):,}",
-            where="data.subset",
-        )
+    check_subset(n, len(image_set))
     share = n / len(image_set)
     subset, _ = _divide(
         image_set, (share, 1 - share), seed, purpose=Purpose.SUBSET, in_every_part=False
     )
     return subset
+
+
+def check_subset(n: int, rows: int) -> None:
+    """Whether `n` of so many rows can be taken.
+
+    Raises:
+        UserError: if there are fewer than `n`.
+    """
+    if n > rows:
+        raise UserError(
+            f"a subset of {n:,} rows is asked for, but there are only {rows:,}",
+            where="data.subset",
+        )
 
 
 def allocate(

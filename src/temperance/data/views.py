@@ -8,11 +8,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Int, UInt8
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from temperance.config import Args
 from temperance.data.hashing import Purpose, hash64
+from temperance.data.mixing import Mixing, draw_mixing
+
+SEED_OF_BOUNDED_VIEWS = 0
+"""Where the views of a sample are bounded they are the same for every training, so that the stored
+answers of one teacher serve all students."""
 
 
 class ViewSpec(Args):
@@ -22,8 +27,12 @@ class ViewSpec(Args):
     """Pixels of zeros around an image, of which a random crop of its own size is taken."""
     flip: bool = False
     """Mirror half of the images, left to right."""
+    mixup: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """α of mixup (Zhang et al. 2018): images and labels are mixed with those of another image, in
+    shares that Beta(α, α) draws; 0: they are not."""
     views: NonNegativeInt = 0
-    """Number of distinct views of each sample that repeat; 0: a new one every epoch."""
+    """Number of distinct views of each sample that repeat, the same for every training; 0: a new
+    one every epoch, by the training's seed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +43,16 @@ class ViewParameters:
     """First row of the crop in the padded image, from 0 to 2 · padding."""
     left: Int[Tensor, " rows"]
     flip: Bool[Tensor, " rows"]
+    mixing: Mixing | None = None
+    """What the image is mixed with afterwards; None: with nothing."""
+
+    def followed_by(self, other: ViewParameters) -> ViewParameters:
+        """Crops and flips of these images and, below them, of others."""
+        return ViewParameters(
+            top=torch.cat([self.top, other.top]),
+            left=torch.cat([self.left, other.left]),
+            flip=torch.cat([self.flip, other.flip]),
+        )
 
 
 def view_of_epoch(spec: ViewSpec, epoch: int) -> int:
@@ -44,6 +63,16 @@ def view_of_epoch(spec: ViewSpec, epoch: int) -> int:
         [0, 1, 0, 1, 0]
     """
     return epoch % spec.views if spec.views else epoch
+
+
+def seed_of_views(spec: ViewSpec, seed: int) -> int:
+    """The seed that views are drawn by, given that of the training.
+
+    Examples:
+        >>> seed_of_views(ViewSpec(), 7), seed_of_views(ViewSpec(views=2), 7)
+        (7, 0)
+    """
+    return SEED_OF_BOUNDED_VIEWS if spec.views else seed
 
 
 def draw(spec: ViewSpec, seed: int, ids: Int[Tensor, " rows"], view: int) -> ViewParameters:
@@ -65,13 +94,15 @@ def draw(spec: ViewSpec, seed: int, ids: Int[Tensor, " rows"], view: int) -> Vie
         top=torch.from_numpy(top.astype(np.int64)),
         left=torch.from_numpy(left.astype(np.int64)),
         flip=torch.from_numpy(flip.astype(np.bool_)),
+        mixing=draw_mixing(spec.mixup, seed, ids, view) if spec.mixup else None,
     )
 
 
 def apply_views(
     images: UInt8[Tensor, "rows channels height width"], parameters: ViewParameters, padding: int
 ) -> UInt8[Tensor, "rows channels height width"]:
-    """The views, on the images' device: zeros around, a crop of the images' size, mirrored or not.
+    """Crops and flips, on the images' device: zeros around, a crop of the images' size, mirrored
+    or not. Images are mixed afterwards, when both are cropped.
 
     Examples:
         >>> image = torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8)

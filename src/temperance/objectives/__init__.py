@@ -10,6 +10,7 @@ from temperance.objectives.combined import Combined, expand_sum
 from temperance.objectives.lskd import LSKD
 from temperance.objectives.methods import METHODS
 from temperance.objectives.pairing import attach
+from temperance.objectives.weight_matched import WeightMatched
 
 __all__ = [
     "OBJECTIVES",
@@ -21,7 +22,7 @@ __all__ = [
     "list_objectives",
 ]
 
-_ALL: tuple[type[Objective], ...] = (*METHODS, LSKD, Combined)
+_ALL: tuple[type[Objective], ...] = (*METHODS, LSKD, Combined, WeightMatched)
 
 OBJECTIVES: dict[str, type[Objective]] = by_name("objective", _ALL)
 

@@ -8,20 +8,19 @@ from __future__ import annotations
 import io
 import re
 import textwrap
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
-import numpy as np
 import pandas as pd
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from numpy.typing import ArrayLike
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Eight-colour palette less yellow, told apart by colour-blind eyes (Okabe & Ito 2008)."""
@@ -92,48 +91,6 @@ def svg(draw: Callable[[Figure], object], *, width: float = 700, height: float =
     return _inline(buffer.getvalue().decode())
 
 
-def paired_differences(
-    ax: Axes,
-    labels: Sequence[str],
-    means: ArrayLike,
-    lows: ArrayLike,
-    highs: ArrayLike,
-    *,
-    points: Sequence[ArrayLike] | None = None,
-    emphasise: Collection[int] | None = None,
-    unit: str = "percentage points",
-) -> Axes:
-    """Forest plot: one row per comparison, from top to bottom, with the line of no difference.
-
-    Args:
-        labels: what is compared with what.
-        means: mean difference of each comparison, in `unit`.
-        lows: lower ends of the intervals; NaN where there is none.
-        highs: upper ends of the intervals; NaN where there is none.
-        points: for each comparison the differences of its replicates.
-        emphasise: positions of the comparisons that matter most.
-    """
-    ax.axvline(0, color=INK, linewidth=1, zorder=1)
-    rows = zip(np.asarray(means), np.asarray(lows), np.asarray(highs), strict=True)
-    for row, (mean, low, high) in enumerate(rows):
-        color = VERMILION if row in (emphasise or ()) else BLUE
-        if points is not None:
-            values = np.asarray(points[row])
-            offsets = row + np.linspace(0.16, 0.36, len(values))  # equal values stay visible
-            ax.scatter(values, offsets, s=13, color=color, alpha=0.55, linewidths=0)
-        ax.plot([low, high], [row, row], color=color, linewidth=2.4, solid_capstyle="butt")
-        ax.plot(mean, row, "o", color=color, markersize=7, markeredgecolor="white", zorder=3)
-    ax.set_yticks(range(len(labels)), [_wrapped(label, 34) for label in labels])
-    for row in emphasise or ():
-        ax.get_yticklabels()[row].set_fontweight("bold")
-    ax.set_ylim(len(labels) - 0.4, -0.6)
-    ax.grid(axis="y", visible=False)
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
-    ax.set_xlabel(f"difference ({unit})")
-    return ax
-
-
 def learning_curves(
     ax: Axes, frame: pd.DataFrame, x: str, ys: Sequence[str], labels: Sequence[str]
 ) -> Axes:
@@ -149,85 +106,18 @@ def learning_curves(
     return ax
 
 
-def arms_by_softening(ax: Axes, frame: pd.DataFrame) -> Axes:
-    """Accuracy of every arm, grouped by softening τ; thin lines join one replicate's students,
-    diamonds are means.
-
-    Args:
-        frame: one row per arm, softening and replicate, with the columns `arm`, `softening` (NaN
-            for arms without a teacher), `replicate` and `accuracy` (0 to 1).
-    """
-    ticks: list[float] = []
-    names: list[str] = []
-    start = 0.0
-    softenings = sorted(frame["softening"].astype(float).unique(), key=lambda s: np.nan_to_num(s))
-    for softening in softenings:
-        alone = np.isnan(softening)
-        group = frame[frame["softening"].isna() if alone else frame["softening"] == softening]
-        arms = list(group["arm"].unique())
-        percent = 100 * group.pivot(index="arm", columns="replicate", values="accuracy").loc[arms]
-        places = start + np.arange(len(arms))
-        ax.plot(places, percent, color=GREY, linewidth=0.7, alpha=0.55, zorder=1)
-        for place, values in zip(places, percent.to_numpy(), strict=True):
-            ax.scatter(np.full(len(values), place), values, s=11, color=GREY, alpha=0.7, zorder=2)
-        means = percent.mean(axis=1)
-        ax.plot(
-            places, means, "D", color=VERMILION, markersize=6, markeredgecolor="white", zorder=3
-        )
-        heading = "no teacher" if alone else f"τ = {softening:g}"
-        ax.text(places.mean(), 1.02, heading, transform=ax.get_xaxis_transform(),
-                ha="center", va="bottom", fontweight="bold")  # fmt: skip
-        if ticks:
-            ax.axvline(start - 1.0, color=GRID, linewidth=1.2)
-        ticks += list(places)
-        names += arms
-        start = float(places[-1]) + 2.0
-    ax.set_xticks(ticks, [_wrapped(name, 20) for name in names], rotation=35, ha="right",
-                  rotation_mode="anchor")  # fmt: skip
-    ax.set_xlim(-0.7, start - 1.3)
-    ax.grid(axis="x", visible=False)
-    ax.tick_params(axis="x", length=0)
-    ax.set_ylabel("accuracy (%)")
-    return ax
-
-
-def temperature_points(ax: Axes, temperatures: ArrayLike, se: ArrayLike) -> Axes:
-    """The calibration temperature fitted in each replicate, with its 95 % interval, on a log axis.
-
-    Args:
-        temperatures: T of each replicate, > 0; what is not finite is left out and counted.
-        se: standard errors of log T; NaN where there is none.
-    """
-    fitted, errors = np.asarray(temperatures, dtype=float), np.asarray(se, dtype=float)
-    finite = np.isfinite(fitted)
-    replicates = np.arange(len(fitted))
-    fitted, errors, places = fitted[finite], errors[finite], replicates[finite]
-    lows, highs = fitted * np.exp(-1.96 * errors), fitted * np.exp(1.96 * errors)
-    ax.axhline(1, color=INK, linewidth=1)
-    ax.vlines(places, lows, highs, color=BLUE, linewidth=2.4)
-    ax.plot(places, fitted, "o", color=BLUE, markersize=7, markeredgecolor="white", zorder=3)
-    ax.set_yscale("log")
-    everything = np.concatenate([[1.0], fitted, lows[np.isfinite(lows)], highs[np.isfinite(highs)]])
-    bottom, top = everything.min() / 1.12, everything.max() * 1.12
-    ax.set_ylim(bottom, top)
-    narrow = top / bottom < 8  # within a decade, powers of ten would leave one tick
-    ax.yaxis.set_major_locator(
+def label_log_axis(axis: Axis, text: str = "{:g}") -> None:
+    """Plain numbers on a log axis whose limits are set, however narrow or wide it is."""
+    low, high = sorted(axis.get_view_interval())
+    narrow = high / low < 8  # within a decade, powers of ten would leave one tick
+    axis.set_major_locator(
         MaxNLocator(7, steps=[1, 2.5, 5, 10]) if narrow else LogLocator(subs=(1, 2, 5))
     )
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.set_xlim(-0.6, len(replicates) - 0.4)
-    ax.xaxis.set_major_locator(MaxNLocator(9, integer=True, steps=[1, 2, 5, 10]))
-    ax.grid(axis="x", visible=False)
-    left_out = int((~finite).sum())
-    ax.set_xlabel(
-        "replicate" + (f" ({left_out} without a finite T, not shown)" if left_out else "")
-    )
-    ax.set_ylabel("calibration temperature T")
-    return ax
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text.format(value)))
 
 
-def _wrapped(label: str, width: int) -> str:
+def wrapped(label: str, width: int) -> str:
     """`label` on several lines; "τ = 4" stays together, as textwrap leaves hard spaces alone."""
     return textwrap.fill(re.sub(" ([=×]) ", "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", label),
                          width, break_long_words=False)  # fmt: skip

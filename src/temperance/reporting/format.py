@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 MISSING = "–"
@@ -56,6 +58,30 @@ def cell(value: object) -> str:
     if isinstance(value, str | bool):
         return str(value)
     return _typeset(f"{value:.4g}" if isinstance(value, float) else str(value))
+
+
+def aligned(values: Iterable[float]) -> list[str]:
+    """Numbers that stand below one another: equally many decimals, as the middle one needs for four
+    significant digits. A number too small or too large for that stays as `cell` writes it.
+
+    Examples:
+        >>> aligned([0.5, 4.0, 16.0]), aligned([0.9312, -0.00001])
+        (['0.5', '4.0', '16.0'], ['0.9312', '−1e−05'])
+    """
+    numbers = [float(value) for value in values]
+    sizes = [abs(x) for x in numbers if math.isfinite(x) and x != 0]
+    most = 3 - math.floor(math.log10(np.median(sizes))) if sizes else 0
+    digits = min(max(most, 0), 9)
+    needed = max((_decimals(x, digits) for x in numbers if math.isfinite(x)), default=0)
+    return [
+        number(x, needed) if x == 0 or 0.5 * 10.0**-digits <= abs(x) < 1e9 else cell(x)
+        for x in numbers
+    ]
+
+
+def _decimals(x: float, most: int) -> int:
+    """How many of `most` decimals of `x` are there before nothing but zeros follows."""
+    return len(f"{x:.{most}f}".rstrip("0").partition(".")[2]) if most else 0
 
 
 def _unknown(x: float | None) -> bool:

@@ -1,16 +1,24 @@
-"""A report is one HTML file that needs nothing else: no network, no script, no stylesheet."""
+"""A report is one HTML file that needs nothing else: no network, no library, no stylesheet.
+
+Only a `DataTable` brings a script, and the page then allows exactly that script by its hash.
+"""
 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from importlib import resources
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from temperance.reporting.columns import CodedColumn, coded
 from temperance.reporting.format import MISSING, cell
 from temperance.run import atomic
 
@@ -79,7 +87,31 @@ class Table:
         ]
 
 
-Block = Paragraph | Code | Figure | Table
+@dataclass(frozen=True)
+class DataTable:
+    """Thousands of rows that the reader sorts and filters, shown page by page; a frame of scalars.
+
+    Numbers need no formatting: they are shown with equally many decimals and sorted by value.
+    Columns of texts, truth values or dtype `category` can be filtered by picking a value.
+    """
+
+    kind: ClassVar = "data"
+    frame: pd.DataFrame
+    caption: str
+    csv: str
+    """File beside the report with the same rows, for those whose browser runs no script."""
+    help: Mapping[str, str] = field(default_factory=dict)
+    """What a column means, by its name: shown below the table and on hovering."""
+
+    @cached_property
+    def columns(self) -> list[CodedColumn]:
+        """The columns as the page's script reads them."""
+        return [
+            coded(self.frame[name], self.help.get(str(name), "")) for name in self.frame.columns
+        ]
+
+
+Block = Paragraph | Code | Figure | Table | DataTable
 
 
 @dataclass(frozen=True)
@@ -112,7 +144,12 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(report=report)
+    blocks = [block for section in report.sections for block in section.blocks]
+    script = _script() if any(isinstance(block, DataTable) for block in blocks) else None
+    digest = b64encode(sha256((script or "").encode()).digest()).decode()
+    return environment.get_template("report.html.j2").render(
+        report=report, script=script, script_digest=digest
+    )
 
 
 def write_report(report: Report, path: str | Path) -> Path:
@@ -126,6 +163,10 @@ def write_report(report: Report, path: str | Path) -> Path:
         # A file name in the command may hold bytes that are no UTF-8: they must not cost a report.
         draft.write_text(render(report), encoding="utf-8", errors="replace")
     return path
+
+
+def _script() -> str:
+    return (resources.files(__package__) / "templates" / "results.js").read_text(encoding="utf-8")
 
 
 def _all_numeric(texts: Sequence[str]) -> bool:

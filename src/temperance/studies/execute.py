@@ -1,337 +1,382 @@
-"""Carry a study out, one training after the other: teachers → calibrators → students.
+"""Carry a study out: teachers → their folds → temperatures → students, and the tables of them.
 
-Every training has a folder named after what it is and after its identity, so a study that was
-interrupted, or to which replicates or arms were added, trains only what is missing.
+Every run has a folder named after what it is and after its identity, so a study that was
+interrupted, or to which anything was added, runs only what is missing.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import nn
 
-from temperance.calibration import (
-    CalibrationReport,
-    TemperatureScaling,
-    calibration_report,
-    get_calibrator,
-)
-from temperance.config import Args
-from temperance.data import Dataset, Splits, make_splits
-from temperance.models import ImageClassifier, weights_sha256
-from temperance.objectives import Objective, get_objective
-from temperance.run import Run, atomic, identity
-from temperance.studies.plan import (
-    WITHOUT_TEACHER,
-    PlannedStudent,
-    StudyArgs,
-    planned_students,
-    trainings,
-)
+from temperance.data import Dataset
+from temperance.errors import UserError
+from temperance.models import load_model, weights_sha256
+from temperance.objectives import get_objective
+from temperance.run import Run
+from temperance.studies.executors import executor
+from temperance.studies.arms import POOL_WIDE
+from temperance.studies.plan import PlannedStudent, StudyArgs, planned_students
+from temperance.studies.pool import PlannedTeacher, PlannedTraining
+from temperance.studies.registration import register
+from temperance.studies.schedule import Job, Outcome, Task, carry_out
 from temperance.studies.statistics import geometric_mean
-from temperance.tasks import predict
-from temperance.teacher import LiveTeacher, NoTeacher, Teacher
-from temperance.training import (
-    Engine,
-    fit_held_out,
-    out_of_fold_logits,
-    produce_student,
-    usable,
+from temperance.studies.monitor import Monitor
+from temperance.studies.store import Store
+from temperance.studies.treatments import (
+    SOFTENED,
+    NotApplicableError,
+    Source,
+    StudentTraining,
+    TeacherRecord,
+    effective_softening,
+    student_training,
 )
-from temperance.training.progress import clock
+from temperance.studies.worker import (
+    FoldTraining,
+    Measurement,
+    TeacherTraining,
+    Worker,
+    weights_folder,
+)
+from temperance.training import Engine
 
 logger = logging.getLogger("temperance")
 
 
 @dataclass(frozen=True)
-class StudyTeacher:
-    """A replicate's teacher, measured and calibrated."""
-
-    model: ImageClassifier
-    sha256: str
-    calibrator: TemperatureScaling
-    """At the fitted temperature, without the under-confidence factor."""
-    splits: Splits
-    """With the rows on which teacher and students are trained as `train`."""
-    measured: Mapping[str, Any]
-    """One row of the table of teachers."""
-
-
-@dataclass(frozen=True)
 class StudyResult:
-    """Tables with one row per teacher and one row per student."""
+    """Tables with one row per teacher and one row per student, and what there is not."""
 
     teachers: pd.DataFrame
     students: pd.DataFrame
+    missing: pd.DataFrame
+    """Runs that failed, are blocked by one that did, or are impossible: key, state, why."""
 
 
-def run_study(args: StudyArgs, dataset: Dataset, engine: Engine, run: Run) -> StudyResult:
-    """Train every teacher, fit every temperature, train every student; skip what is done.
+def run_study(
+    args: StudyArgs,
+    dataset: Dataset,
+    engine: Engine,
+    run: Run,
+    load: Callable[[], Dataset],
+) -> StudyResult:
+    """Carry out what is missing of a study, and write its tables.
 
-    Writes `teachers.csv`, `students.csv` and the same as Parquet.
+    Writes `teachers`, `students` and `missing`, each as CSV and Parquet.
+
+    Args:
+        load: loads the dataset in another process.
 
     Raises:
         Interrupted: after Ctrl-C, everything done so far being on disk.
-        UserError: if data and settings do not fit, or a teacher cannot be calibrated.
+        UserError: if another process is carrying it out, or other comparisons were registered.
     """
-    counter = _Counter(trainings(args))
-    for name, settings in args.named_objectives.items():
-        if get_objective(settings).teacher_logits != "used":
-            logger.info("'%s' learns from the raw teacher only: calibration cannot touch it", name)
-    teachers = [
-        _prepare_teacher(args, dataset, replicate, engine, run, counter)
-        for replicate in range(args.replicates)
-    ]
-    constant = geometric_mean([teacher.calibrator.temperature for teacher in teachers])
-    students = [
-        _train_student(
-            args, planned, dataset, teachers[planned.replicate], constant, engine, run, counter
-        )
-        for planned in planned_students(args)
-    ]
-    result = StudyResult(
-        pd.DataFrame([{**teacher.measured, "constant_T": constant} for teacher in teachers]),
-        pd.DataFrame(students),
-    )
-    _write_table(run, "teachers", result.teachers)
-    _write_table(run, "students", result.students)
+    store = Store(run)
+    with store.driven():
+        register(run, args.primary, args.secondary)
+        _tell_of_what_calibration_cannot_touch(args)
+        jobs = Jobs(args, dataset.fingerprint, store)
+        if args.executor.name == "local" and args.executor.workers == 1:
+            make: Callable[[], Worker] = partial(Worker, args, dataset, run.folder, engine)
+        else:
+            make = partial(Worker, args, load, run.folder)
+        monitor = Monitor(run, store)
+        with executor(args.executor, make, run.folder) as carrying_out:
+            outcomes = carry_out(
+                jobs.all(),
+                carrying_out,
+                found=finder(store),
+                settled=monitor.settled,
+                shown=monitor.shown,
+                interrupted=lambda: engine.interrupted,
+            )
+        result = jobs.tables(outcomes)
+        for name in ("teachers", "students", "missing"):
+            store.write_table(name, getattr(result, name))
     return result
 
 
-class _Counter:
-    """Says how far the study is."""
+class Jobs:
+    """Every job of a study, and the tables of what they have come to.
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.fresh, self.started = total, 0, 0, time.perf_counter()
+    Args:
+        fingerprint: of the data.
+    """
 
-    def starts(self, run: Run) -> str:
-        """The label of the next training."""
-        self.done += 1
-        self.fresh += not (run.folder / "result.json").is_file()
-        return f"[{self.done}/{self.total}] {run.folder.name.rpartition('-')[0]}"
+    def __init__(self, args: StudyArgs, fingerprint: str, store: Store) -> None:
+        self.args, self.fingerprint, self.store = args, fingerprint, store
+        self.cross_fit = args.calibration.fit == "cross-fit"
+        self.students = planned_students(args)
+        self.truth = _truth(args)
+        self.folders: dict[str, str] = {}
+        """Of the runs, by the key of their job."""
+        self.trainings: dict[str, StudentTraining] = {}
+        """Of the students whose teacher is there, by the key of their job."""
 
-    def says(self, label: str, accuracy: float | None) -> None:
-        """Log one finished training."""
-        left = (time.perf_counter() - self.started) / max(self.fresh, 1) * (self.total - self.done)
-        found = "" if accuracy is None else f" · test accuracy {accuracy:.2%}"
-        logger.info("%s%s · %s left", label, found, clock(left))
+    def all(self) -> list[Job]:
+        """In the order in which they are to be done."""
+        trainings = dict.fromkeys(teacher.training for teacher in self.args.teachers)
+        trained = [training for training in trainings if training.recipe.weights is None]
+        jobs = [self._training(training) for training in trained]
+        if self.cross_fit:
+            for training in trained:
+                jobs += [self._fold(training, fold) for fold in range(self._folds)]
+        elif "raw+calibration" in self.args.arms:
+            jobs += [self._training(training, on_all=True) for training in trained]
+        jobs += [self._measurement(teacher) for teacher in self.args.teachers]
+        return jobs + [self._student(planned) for planned in self.students]
 
-
-def _open(study: Run, name: str, config: Args, **facts: Any) -> Run:
-    """The folder of one training inside the study; opened again if it is there."""
-    digest = identity(config, **facts)
-    folder = study.folder / "runs" / f"{name}-{digest}"
-    return Run.open(
-        folder, verb="study", config=config, identity=digest, resume=True, writes=study.writes
-    )
-
-
-def _prepare_teacher(
-    args: StudyArgs, dataset: Dataset, replicate: int, engine: Engine, study: Run, counter: _Counter
-) -> StudyTeacher:
-    split_args = args.split.model_copy(update={"seed": args.split.seed + replicate})
-    splits = make_splits(dataset, split_args)
-    cross_fit = args.calibration.fit == "cross-fit"
-    if cross_fit:
-        # No label is held out: what would have been the calibration split is trained on.
-        splits = replace(splits, train=splits.train.join(splits.calibration))
-    seed = args.teacher_seed + replicate
-    objective = get_objective(args.teacher_objective)
-
-    def open_run(name: str, **facts: Any) -> Run:
-        rows = {"split": split_args.model_dump(), "cross_fit": cross_fit}
-        objective_facts = {"objective": args.teacher_objective.model_dump(), "seed": seed}
-        return _open(
-            study,
-            f"r{replicate}-{name}",
-            args.teacher,
-            data=dataset.fingerprint,
-            **rows,
-            **objective_facts,
-            **facts,
+    def tables(self, outcomes: Mapping[str, Outcome]) -> StudyResult:
+        """The tables, and what is missing from them."""
+        temperatures = self._temperatures(outcomes)
+        constant = geometric_mean(list(temperatures.values())) if temperatures else math.nan
+        teachers, students = [], []
+        for teacher in self.args.teachers:
+            outcome = outcomes[_measured(teacher)]
+            if outcome.state == "done":
+                training = outcomes.get(_trained(teacher.training))
+                teachers.append(
+                    {
+                        **_who(teacher),
+                        **outcome.value["row"],
+                        "constant_T": constant,
+                        "seconds": training.value["seconds"] if training else 0.0,
+                        "sha256": outcome.value["sha256"],
+                    }
+                )
+        for planned in self.students:
+            outcome = outcomes[planned.name]
+            if outcome.state == "done":
+                students.append(self._row(planned, outcome.value))
+        missing = [
+            {"run": key, "state": outcome.state, "why": outcome.error}
+            for key, outcome in outcomes.items()
+            if outcome.state != "done"
+        ]
+        columns = ["run", "state", "why"]
+        return StudyResult(
+            pd.DataFrame(teachers), pd.DataFrame(students), pd.DataFrame(missing, columns=columns)
         )
 
-    run = open_run("teacher")
-    label = counter.starts(run)
-    model, result = produce_student(
-        args.teacher,
-        splits,
-        NoTeacher(),
-        objective,
-        seed=seed,
-        engine=engine,
-        run=run,
-        label=label,
-        intervals=False,
-    )
-    counter.says(label, result["test"]["accuracy"])
+    def _row(self, planned: PlannedStudent, result: Mapping[str, Any]) -> dict[str, Any]:
+        cell, teacher = planned.cell, planned.teacher
+        training = self.trainings[planned.name]
+        softening = math.nan
+        if planned.arm in SOFTENED:
+            assert training.temperature is not None
+            softening = effective_softening(self.args, planned, training.temperature)
+        return {
+            "teacher": teacher.name if teacher else None,
+            "family": teacher.family if teacher else None,
+            "replicate": planned.replicate,
+            "arm": planned.arm,
+            "factor": planned.factor,
+            "objective": cell.objective if cell else None,
+            "softening": cell.softening if cell else None,
+            "teacher_softening": softening,
+            "T": training.temperature,
+            "student": planned.student,
+            "transfer": cell.transfer if cell else None,
+            "seed": planned.seed,
+            **result["row"],
+            "run": self.folders[planned.name],
+        }
 
-    if cross_fit:
+    @property
+    def _folds(self) -> int:
+        return self.args.calibration.folds
 
-        def open_fold(fold: int) -> Run:
-            fold_run = open_run(f"fold{fold}", fold=fold, folds=args.calibration.folds)
-            counter.says(counter.starts(fold_run), None)
-            return fold_run
+    def _facts(self, training: PlannedTraining) -> dict[str, Any]:
+        """What identifies a teacher beside its recipe."""
+        return {
+            "split": self._split(training.replicate),
+            "data": self.fingerprint,
+            "seed": self.args.teacher_seed + training.replicate,
+        }
 
-        logits, targets = out_of_fold_logits(
-            args.teacher,
-            objective,
-            splits,
-            k=args.calibration.folds,
-            seed=seed,
-            engine=engine,
-            run=run,
-            open_run=open_fold,
-            label=label,
+    def _split(self, replicate: int) -> dict[str, Any]:
+        return {**self.args.split.model_dump(), "seed": self.args.split.seed + replicate}
+
+    def _training(self, training: PlannedTraining, *, on_all: bool = False) -> Job:
+        rows = "train+calibration" if on_all or self.cross_fit else "train"
+        name = training.name + ("+calibration" if on_all else "")
+        folder = self.store.name(name, training.recipe, rows=rows, **self._facts(training))
+        task = Task("teacher", TeacherTraining(training, on_all), folder)
+        return self._fixed(_trained(training, on_all=on_all), task)
+
+    def _fold(self, training: PlannedTraining, fold: int) -> Job:
+        folder = self.store.name(
+            f"{training.name}-fold{fold}", training.recipe, fold=fold, folds=self._folds,
+            **self._facts(training),
+        )  # fmt: skip
+        task = Task("fold", FoldTraining(training, fold), folder)
+        return self._fixed(_fold(training, fold), task)
+
+    def _fixed(self, key: str, task: Task) -> Job:
+        """A job that waits for nothing."""
+        self.folders[key] = task.folder
+        return Job(key, task.kind, lambda _: task)
+
+    def _measurement(self, teacher: PlannedTeacher) -> Job:
+        training = teacher.training
+        folds = [_fold(training, fold) for fold in range(self._folds if self.cross_fit else 0)]
+        given = training.recipe.weights
+        needs = ([] if given else [_trained(training)]) + folds
+        measurement = Measurement(
+            teacher,
+            "" if given else self.folders[_trained(training)],
+            tuple(self.folders[fold] for fold in folds),
         )
-        fitted = get_calibrator(args.calibration.calibrator).fit(logits, targets)
-    else:
-        fitted = fit_held_out(model, splits, args.calibration, engine)
-        logits, targets = predict(model, splits.calibration, device=engine.device)
-    assert isinstance(fitted, TemperatureScaling)  # `StudyArgs` accepts no other
-    usable(fitted, args.calibration)  # refuses a degenerate fit
+        facts = {"weights": _sha256(given)} if given else {"trained": measurement.trained}
+        folder = self.store.name(
+            f"{teacher.name}-measured", self.args.calibration, epoch=teacher.epoch,
+            folds_of=measurement.folds, **facts, **self._facts(training),
+        )  # fmt: skip
+        task = Task("measure", measurement, folder)
+        self.folders[_measured(teacher)] = folder
+        return Job(_measured(teacher), "measure", lambda _: task, needs)
 
-    before = calibration_report(logits, targets)
-    after = calibration_report(fitted(logits), targets)
-    taught_logits, taught_targets = predict(model, splits.train, device=engine.device)
-    taught = calibration_report(taught_logits, taught_targets, intervals=False)
-    run.write_json("measured.json", {"before": before.to_dict(), "after": after.to_dict()})
-    measured = {
-        "replicate": replicate,
-        **_teacher_row(before, after, taught, fitted, result),
-        "run": run.folder.name,
-    }
-    return StudyTeacher(model, weights_sha256(model), fitted, splits, measured)
+    def _student(self, planned: PlannedStudent) -> Job:
+        def prepare(outcomes: Mapping[str, Outcome]) -> Task:
+            constant, permuted = self._pool_temperatures(planned, outcomes)
+            training = student_training(
+                self.args, planned, self._record(planned, outcomes), constant, permuted, self.truth
+            )
+            facts = training.facts(self._split(planned.replicate), self.fingerprint)
+            folder = self.store.name(training.name, training.recipe, **facts)
+            self.trainings[planned.name], self.folders[planned.name] = training, folder
+            return Task("student", training, folder)
+
+        needs, after = [], []
+        if planned.teacher is not None:
+            needs = [_measured(planned.teacher)]
+            if planned.arm == "raw+calibration" and not self.cross_fit:
+                needs.append(_trained(planned.teacher.training, on_all=True))
+            if planned.arm in POOL_WIDE:
+                after = [_measured(teacher) for teacher in self.args.teachers]
+        return Job(planned.name, "student", prepare, needs, after)
+
+    def _record(
+        self, planned: PlannedStudent, outcomes: Mapping[str, Outcome]
+    ) -> TeacherRecord | None:
+        """What is known of its teacher, once that is measured."""
+        teacher = planned.teacher
+        if teacher is None:
+            return None
+        measured = outcomes[_measured(teacher)].value
+        on_all = _trained(teacher.training, on_all=True)
+        return TeacherRecord(
+            name=teacher.name,
+            folder=self.folders[_measured(teacher)],
+            sha256=measured["sha256"],
+            temperature=measured["row"]["T"],
+            folds=tuple(
+                self.folders[_fold(teacher.training, fold)]
+                for fold in range(self._folds if self.cross_fit else 0)
+            ),
+            trained_on_all=self.folders[on_all] if on_all in outcomes else None,
+        )
+
+    def _pool_temperatures(
+        self, planned: PlannedStudent, outcomes: Mapping[str, Outcome]
+    ) -> tuple[float | None, float | None]:
+        """For the arms that have them: the pool's temperature, and another teacher's."""
+        if planned.arm not in POOL_WIDE or planned.teacher is None:
+            return None, None
+        temperatures = self._temperatures(outcomes)
+        own = planned.teacher
+        others = [
+            teacher
+            for teacher in self._turned(own)
+            if teacher.name in temperatures and teacher.training != own.training
+        ]
+        permuted = temperatures[others[0].name] if others else None
+        if permuted is None and planned.arm == "permuted-T":
+            raise NotApplicableError("no other teacher has a temperature", where=own.name)
+        return geometric_mean(list(temperatures.values())), permuted
+
+    def _turned(self, own: PlannedTeacher) -> list[PlannedTeacher]:
+        """All teachers from half the pool away from this one: its permutation has no fixed point,
+        and two states of one training have as good as the same temperature."""
+        teachers = self.args.teachers
+        start = teachers.index(own) + max(1, len(teachers) // 2)
+        return [teachers[(start + step) % len(teachers)] for step in range(len(teachers))]
+
+    def _temperatures(self, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
+        """Fitted, of the teachers that there are."""
+        measured = {teacher.name: outcomes[_measured(teacher)] for teacher in self.args.teachers}
+        return {
+            name: outcome.value["row"]["T"]
+            for name, outcome in measured.items()
+            if outcome.state == "done"
+        }
 
 
-def _teacher_row(
-    before: CalibrationReport,
-    after: CalibrationReport,
-    taught: CalibrationReport,
-    fitted: TemperatureScaling,
-    result: Mapping[str, Any],
-) -> dict[str, Any]:
-    """A teacher raw and calibrated on rows it has not seen, on the rows it teaches, and on test."""
-    fit = fitted.fit_report
-    assert fit is not None
+def finder(store: Store) -> Callable[[Task], Outcome | None]:
+    """Says what is there of a task: its result or its failure; what is damaged is done again."""
+
+    def found(task: Task) -> Outcome | None:
+        try:
+            result = store.result(task.folder)
+        except UserError as damaged:
+            logger.warning("%s: %s; the run is done again", damaged.where, damaged.what)
+            store.forget_result(task.folder)
+            return None
+        if result is not None:
+            return Outcome("done", result)
+        failure = store.error(task.folder)
+        if failure is not None:
+            return Outcome("failed", error=failure["error"])
+        return None
+
+    return found
+
+
+def _trained(training: PlannedTraining, *, on_all: bool = False) -> str:
+    return f"{training.name}, trained" + (" on train+calibration" if on_all else "")
+
+
+def _fold(training: PlannedTraining, fold: int) -> str:
+    return f"{training.name}, fold {fold + 1}"
+
+
+def _measured(teacher: PlannedTeacher) -> str:
+    return f"{teacher.name}, measured"
+
+
+def _who(teacher: PlannedTeacher) -> dict[str, Any]:
+    """The columns that say which teacher a row is about."""
     return {
-        "rows": before.n,
-        "accuracy": before.accuracy,
-        "nll": before.nll,
-        "ece": before.ece,
-        "gap": before.gap,
-        "ace": before.ace,
-        "T": fitted.temperature,
-        "T_se_log": fit.se_log_temperature,
-        "status": fit.status,
-        "fragile": fit.fragile,
-        "ece_calibrated": after.ece,
-        "gap_calibrated": after.gap,
-        "train_accuracy": taught.accuracy,
-        "train_gap": taught.gap,
-        "test_accuracy": result["test"]["accuracy"],
-        "test_gap": result["test"]["gap"],
-        "seconds": result["seconds"],
+        "teacher": teacher.name,
+        "family": teacher.family,
+        "recipe": teacher.training.recipe.name,
+        "replicate": teacher.training.replicate,
+        "checkpoint": teacher.epoch,
     }
 
 
-def _train_student(
-    args: StudyArgs,
-    planned: PlannedStudent,
-    dataset: Dataset,
-    teacher: StudyTeacher,
-    constant: float,
-    engine: Engine,
-    study: Run,
-    counter: _Counter,
-) -> dict[str, Any]:
-    split_args = args.split.model_copy(update={"seed": args.split.seed + planned.replicate})
-    splits = teacher.splits
-    facts: dict[str, Any] = {
-        "split": split_args.model_dump(),
-        "data": dataset.fingerprint,
-        "seed": args.student_seed + planned.replicate,
-    }
-    source: Teacher = NoTeacher()
-    temperature = None
-    if planned.arm in WITHOUT_TEACHER:
-        splits = make_splits(dataset, split_args)
-        if planned.arm == "labels+calibration":
-            splits = replace(splits, train=splits.train.join(splits.calibration))
-        settings: Args = args.teacher_objective.model_copy(update={"label_smoothing": 0.0})
-    else:
-        temperature = _temperature(planned, args, teacher, constant)
-        calibrator = TemperatureScaling.from_temperature(temperature)
-        source = _on_device(teacher.model, None if planned.arm == "raw" else calibrator, engine)
-        settings = args.named_objectives[planned.objective or ""]
-        if planned.softening is not None:
-            settings = settings.model_copy(update={"softening": planned.softening})
-        facts |= {"teacher": teacher.sha256, "T": temperature}
-    facts |= {"objective": settings.model_dump(), "rows": len(splits.train)}
-    objective: Objective = get_objective(settings)
-
-    run = _open(study, planned.name, args.student, **facts)
-    label = counter.starts(run)
-    _, result = produce_student(
-        args.student,
-        splits,
-        source,
-        objective,
-        seed=facts["seed"],
-        engine=engine,
-        run=run,
-        label=label,
-        intervals=False,
-    )
-    counter.says(label, result["test"]["accuracy"])
-    test = result["test"]
-    return {
-        "replicate": planned.replicate,
-        "arm": planned.arm,
-        "objective": planned.objective,
-        "softening": planned.softening,
-        "T": temperature,
-        "objective_parameters": result["objective_parameters"],
-        "train_rows": result["rows"]["train"],
-        "test_rows": test["n"],
-        "accuracy": test["accuracy"],
-        "nll": test["nll"],
-        "ece": test["ece"],
-        "gap": test["gap"],
-        "validation_accuracy": result["validation"].get("accuracy"),
-        "best_epoch": result["validation"].get("best_epoch"),
-        "best_validation_accuracy": result["validation"].get("best_accuracy"),
-        "seconds": result["seconds"],
-        "run": run.folder.name,
-    }
+def _sha256(weights: Path) -> str:
+    return weights_sha256(load_model(weights_folder(weights)))
 
 
-def _temperature(
-    planned: PlannedStudent, args: StudyArgs, teacher: StudyTeacher, constant: float
-) -> float:
-    fitted = teacher.calibrator.temperature
-    match planned.arm:
-        case "calibrated":
-            return fitted
-        case "under-confident":
-            return fitted * args.calibration.underconfidence
-        case "constant-T":
-            return constant
-    return 1.0
+def _truth(args: StudyArgs) -> Source | None:
+    """The known truth as a teacher, where the labels were drawn from one."""
+    if getattr(args.data, "truth", None) is None:
+        return None
+    path = args.data.truth
+    folder = weights_folder(path)
+    return Source("truth", str(folder), _sha256(path), args.data.truth_softening)
 
 
-def _on_device(model: ImageClassifier, calibrator: nn.Module | None, engine: Engine) -> LiveTeacher:
-    moved = calibrator.to(engine.device) if calibrator is not None else None
-    return LiveTeacher(model.to(engine.device), moved)
-
-
-def _write_table(run: Run, name: str, table: pd.DataFrame) -> None:
-    run.write(f"{name}.csv", table.to_csv(index=False))
-    if run.writes:
-        with atomic(run.path(f"{name}.parquet")) as temporary:
-            table.to_parquet(temporary, index=False)
+def _tell_of_what_calibration_cannot_touch(args: StudyArgs) -> None:
+    for name, settings in args.named_objectives.items():
+        if get_objective(settings).teacher_logits != "used":
+            logger.info("'%s' learns from the raw teacher only: calibration cannot touch it", name)

@@ -27,10 +27,11 @@ class ClassificationTask:
         train: the images that are trained on; they stay in memory on `device`.
         views: the augmentation of the training images.
         batch_size: images per step over all processes.
-        seed: of the order of the images and of their views.
+        seed: of the order of the images, and of their views unless `views.views` bounds them.
         device: where batches are made.
         rank: of this process among `world_size`; each gets its share of every batch.
         views_per_batch: how many views of each image stand below one another in a batch.
+        labels: whether the labels of the images are known; without, rows have no targets.
 
     Raises:
         UserError: if a batch does not give every process a row.
@@ -47,6 +48,7 @@ class ClassificationTask:
         rank: int = 0,
         world_size: int = 1,
         views_per_batch: int = 1,
+        labels: bool = True,
     ) -> None:
         rows = min(batch_size, len(train))
         if rows < world_size:
@@ -57,7 +59,7 @@ class ClassificationTask:
             )
         self.train, self.views, self.batch_size, self.seed = train, views, batch_size, seed
         self.device, self.rank, self.world_size = device, rank, world_size
-        self.views_per_batch = views_per_batch
+        self.views_per_batch, self.labels = views_per_batch, labels
 
     @property
     def steps_per_epoch(self) -> int:
@@ -82,7 +84,10 @@ class ClassificationTask:
     def rows(self, batch: Batch) -> Rows:
         """What is known about the batch."""
         return Rows(
-            targets=batch.targets, ids=batch.ids, view=batch.view, views=self.views_per_batch
+            targets=batch.targets if self.labels else None,
+            ids=batch.ids,
+            view=batch.view,
+            views=self.views_per_batch,
         )
 
     def signal(self, model: nn.Module, batch: Batch) -> Signal:

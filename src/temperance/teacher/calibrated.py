@@ -58,6 +58,13 @@ class NoTeacher:
         return None
 
 
+def apply_calibrator(raw: Signal, calibrator: nn.Module | None) -> Signal:
+    """What a teacher says, once calibrated; as it is without a calibrator."""
+    if calibrator is None:
+        return raw
+    return Signal(calibrator(raw.logits), raw_logits=raw.logits, features=raw.features)
+
+
 class LiveTeacher:
     """A frozen model that is run on every batch, raw or calibrated.
 
@@ -88,7 +95,4 @@ class LiveTeacher:
     @torch.no_grad()
     def signal(self, task: GivesSignals, batch: Any) -> Signal:
         """The teacher's signal for the batch, calibrated if it has a calibrator."""
-        raw = task.signal(self.model, batch)
-        if self.calibrator is None:
-            return raw
-        return Signal(self.calibrator(raw.logits), raw_logits=raw.logits, features=raw.features)
+        return apply_calibrator(task.signal(self.model, batch), self.calibrator)

@@ -6,6 +6,7 @@ from temperance.training.calibrating import (
     fit_held_out,
     out_of_fold_logits,
     usable,
+    without_fold,
 )
 from temperance.training.engine import Engine, EngineArgs
 from temperance.training.loop import TrainingArgs, train_student
@@ -29,4 +30,5 @@ __all__ = [
     "produce_student",
     "train_student",
     "usable",
+    "without_fold",
 ]

@@ -75,12 +75,7 @@ def out_of_fold_logits(
     fold_of = folds(splits.train, k, seed)
     logits = torch.empty(len(splits.train), len(splits.train.classes))
     for fold in range(k):
-        held_out = (fold_of == fold).nonzero()[:, 0]
-        seen = replace(
-            splits,
-            train=splits.train.take((fold_of != fold).nonzero()[:, 0]),
-            validation=without(splits.validation),
-        )
+        seen, held_out = without_fold(splits, fold_of, fold)
         model, _ = produce_student(
             recipe,
             seen,
@@ -96,6 +91,18 @@ def out_of_fold_logits(
     targets = splits.train.targets.cpu()
     save_predictions(run, "out-of-fold", logits, targets, splits.train.ids)
     return logits, targets
+
+
+def without_fold(
+    splits: Splits, fold_of: Int[Tensor, " rows"], fold: int
+) -> tuple[Splits, Int[Tensor, " some"]]:
+    """What a fold's teacher is trained on, and the indices of the rows of train it does not see.
+
+    It has no validation rows: nothing is selected, and the last epoch counts.
+    """
+    held_out = (fold_of == fold).nonzero()[:, 0]
+    kept = splits.train.take((fold_of != fold).nonzero()[:, 0])
+    return replace(splits, train=kept, validation=without(splits.validation)), held_out
 
 
 def fit_held_out(

@@ -11,14 +11,11 @@ import pandas as pd
 from temperance.config import load_config
 from temperance.data import DataArgs, SplitArgs
 from temperance.models import MLPArgs
-from temperance.reporting.figures import (
-    arms_by_softening,
-    paired_differences,
-    svg,
-    temperature_points,
-)
+from temperance.reporting.arm_figures import arms_by_softening, paired_differences
+from temperance.reporting.figures import svg
 from temperance.reporting.format import interval, number, signed
 from temperance.reporting.html import Block, Figure, Paragraph, Report, Section, Table, write_report
+from temperance.reporting.study_figures import temperature_points
 from temperance.run import Run, identity
 from temperance.studies.execute import run_study
 from temperance.studies.plan import ARMS, StudyArgs

@@ -1,0 +1,10 @@
+"""What a study's numbers say: functions of arrays, one file per question."""
+
+from temperance.studies.statistics.paired import (
+    FEWEST,
+    PairedDifference,
+    geometric_mean,
+    paired_difference,
+)
+
+__all__ = ["FEWEST", "PairedDifference", "geometric_mean", "paired_difference"]

@@ -1,0 +1,130 @@
+"""Can the predictors of student accuracy be told apart at all? Descriptive."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from temperance.studies.statistics.families import pearson
+
+SAME = 1e-6  # largest difference between two measures that are one
+SUMS = {  # each is the first plus, or minus, the second
+    "gap": ("confidence", "accuracy", -1),
+    "nll": ("refinement", "calibration", 1),
+}
+
+
+def collinearity(predictors: pd.DataFrame) -> pd.DataFrame:
+    """How far each predictor is told by the others; descriptive.
+
+    Index: the predictors. Columns:
+
+    - `vif`: variance inflation factor, 1 / (1 − R²) of the regression on all other predictors;
+      above 10 a joint regression says nothing about this one. Infinite where the others give it
+      exactly; NaN for a constant one, and with fewer than two teachers more than predictors;
+    - `with_accuracy`, `with_gap`: Pearson's r with those two; NaN where they are not given;
+    - `same_as`: what it equals for every teacher, or None (see `identities`).
+
+    Args:
+        predictors: one row per teacher; teachers with a missing value are left out.
+
+    Examples:
+        >>> measures = pd.DataFrame({
+        ...     "accuracy": [0.90, 0.91, 0.93, 0.92, 0.94], "gap": [0.05, 0.02, 0.06, 0.03, 0.04],
+        ...     "ece": [0.05, 0.02, 0.06, 0.03, 0.04],
+        ... })
+        >>> collinearity(measures)["same_as"].tolist()
+        [None, 'ece', 'gap']
+        >>> collinearity(measures[["accuracy", "gap"]])["vif"].round(2).tolist()
+        [1.01, 1.01]
+    """
+    known = predictors.dropna()
+    columns = {name: known[name].to_numpy(dtype=np.float64) for name in known.columns}
+    same = {name: other for name, other, _ in _equalities(columns)}
+    same |= {other: name for name, other, _ in reversed(_equalities(columns))}
+    table = pd.DataFrame({"vif": _inflation(columns)}, index=known.columns, dtype=np.float64)
+    for name in ("accuracy", "gap"):
+        given = columns.get(name)
+        table[f"with_{name}"] = [
+            math.nan if given is None else pearson(column, given) for column in columns.values()
+        ]
+    table["same_as"] = pd.Series(
+        {name: same.get(name) for name in columns}, index=known.columns, dtype=object
+    )
+    return table
+
+
+def identities(predictors: pd.DataFrame) -> list[str]:
+    """Sentences on predictors that are one and the same number for every teacher.
+
+    Above all ECE: where all bins of all teachers are over-confident, it *is* mean confidence −
+    accuracy, and nothing can tell miscalibration from plain confidence.
+
+    Examples:
+        >>> identities(pd.DataFrame({"gap": [0.05, 0.02], "ece": [0.05, 0.02]}))[0][:57]
+        'ece is gap for all 2 teachers, since all are over-confide'
+    """
+    known = predictors.dropna()
+    columns = {name: known[name].to_numpy(dtype=np.float64) for name in known.columns}
+    sentences = [
+        f"{name} is {'' if sign > 0 else '−'}{other} for all {len(known)} teachers"
+        + _reason(name, other, columns)
+        for other, name, sign in _equalities(columns)
+    ]
+    return sentences + [
+        f"{name} is {first} {'+' if sign > 0 else '−'} {second}: a joint regression takes at most"
+        " two of the three."
+        for name, (first, second, sign) in SUMS.items()
+        if {name, first, second} <= columns.keys()
+        and _same(columns[name], columns[first] + sign * columns[second])
+    ]
+
+
+def _equalities(
+    columns: dict[str, Float[np.ndarray, " teachers"]],
+) -> list[tuple[str, str, int]]:
+    """Pairs of which one is the other, or its negative."""
+    return [
+        (first, second, sign)
+        for first, second in itertools.combinations(columns, 2)
+        for sign in (1, -1)
+        if np.ptp(columns[first]) > SAME and _same(columns[first], sign * columns[second])
+    ]
+
+
+def _same(x: Float[np.ndarray, " teachers"], y: Float[np.ndarray, " teachers"]) -> bool:
+    return len(x) > 1 and float(np.abs(x - y).max()) <= SAME
+
+
+def _reason(name: str, other: str, columns: dict[str, Float[np.ndarray, " teachers"]]) -> str:
+    if "gap" not in columns or not {name, other} <= {"ece", "gap", "absolute_gap"}:
+        return ": they are one predictor."
+    gap = columns["gap"]
+    if (gap >= -SAME).all():
+        why = "all are over-confident"
+    elif (gap <= SAME).all():
+        why = "all are under-confident"
+    else:
+        why = "each is over- or under-confident in all its bins"
+    return f", since {why}: it says how confident a teacher is and no more about calibration."
+
+
+def _inflation(columns: dict[str, Float[np.ndarray, " teachers"]]) -> list[float]:
+    """Variance inflation factors of the columns that vary."""
+    varying = {
+        name: (column - column.mean()) / column.std()
+        for name, column in columns.items()
+        if len(column) > len(columns) + 1 and np.ptp(column) > 0
+    }
+    factors = dict.fromkeys(columns, math.nan)
+    for name, column in varying.items():
+        others = np.array([other for key, other in varying.items() if key != name])
+        design = others.reshape(-1, len(column)).T
+        unexplained = column - design @ np.linalg.lstsq(design, column)[0]
+        share = float(unexplained @ unexplained) / len(column)
+        factors[name] = 1 / share if share > SAME**2 else math.inf
+    return list(factors.values())

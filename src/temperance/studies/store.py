@@ -1,0 +1,146 @@
+"""A study's folder: a folder per run, what each of them has come to, and how far the whole is."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from temperance.config import Args
+from temperance.errors import UserError
+from temperance.run import Run, atomic, identity
+
+RESULT, ERROR, DRIVER = "study.json", "error.json", ".driver.lock"
+
+
+class Store:
+    """The runs of a study.
+
+    Args:
+        study: the study's own folder.
+    """
+
+    def __init__(self, study: Run) -> None:
+        self.study = study
+        self.runs = study.folder / "runs"
+
+    def name(self, name: str, config: Args, **facts: Any) -> str:
+        """The name of a run's folder: what it is, and its identity."""
+        return f"{name}-{identity(config, **facts)}"
+
+    def open(self, folder: str, config: Args) -> Run:
+        """A run's folder, to start in or to go on in."""
+        return Run.open(
+            self.runs / folder,
+            verb="study",
+            config=config,
+            identity=folder.rpartition("-")[2],
+            resume=True,
+        )
+
+    @contextmanager
+    def locked(self, folder: str) -> Iterator[None]:
+        """Alone in a run's folder: a process whose driver was killed may still be in it."""
+        self.runs.mkdir(parents=True, exist_ok=True)
+        lock = self.runs / f".{folder}.lock"
+        with FileLock(lock):
+            yield
+        lock.unlink(missing_ok=True)
+
+    def result(self, folder: str) -> dict[str, Any] | None:
+        """What a run has come to; None if it is not done, or the file is damaged (then it is told
+        and the run is done again)."""
+        return Run(self.runs / folder).read_json(RESULT)
+
+    def error(self, folder: str) -> dict[str, Any] | None:
+        """Why a run failed; None if it did not."""
+        return Run(self.runs / folder).read_json(ERROR)
+
+    def fail(self, folder: str, error: str, trace: str) -> None:
+        """Keep why a run failed."""
+        content = {"error": error, "trace": trace, "at": time.time()}
+        Run(self.runs / folder).write_json(ERROR, content)
+
+    def forget_failures(self) -> int:
+        """Let every failed run be started again; says how many there are."""
+        failed = list(self.runs.glob(f"*/{ERROR}"))
+        for error in failed:
+            error.unlink()
+        return len(failed)
+
+    def forget_result(self, folder: str) -> None:
+        """Let a run be done again from what it left."""
+        (self.runs / folder / RESULT).unlink()
+
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        """As NAME.csv and NAME.parquet."""
+        self.study.write(f"{name}.csv", table.to_csv(index=False))
+        with atomic(self.study.path(f"{name}.parquet")) as temporary:
+            table.to_parquet(temporary, index=False)
+
+    @contextmanager
+    def driven(self) -> Iterator[None]:
+        """The one driver of the study.
+
+        Raises:
+            UserError: if there is another one.
+        """
+        lock = FileLock(self.study.folder / DRIVER)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            other = self.study.read_json("driver.json") or {}
+            raise UserError(
+                f"process {other.get('pid')} on {other.get('host')} is carrying this study out",
+                where=self.study.folder,
+                mend="Wait for it, or stop it first; see: temperance study status",
+            ) from None
+        try:
+            self.study.write_json("driver.json", {"pid": os.getpid(), "host": socket.gethostname()})
+            yield
+        finally:
+            lock.release()
+
+    def is_driven(self) -> bool:
+        """Whether a driver is at work."""
+        try:
+            with FileLock(self.study.folder / DRIVER, timeout=0):
+                return False
+        except Timeout:
+            return True
+
+
+class RunState(NamedTuple):
+    """A run's folder in a listing."""
+
+    folder: str
+    state: str
+    """done, failed or unfinished."""
+    content: dict[str, Any]
+    """The result, or the error."""
+
+
+def list_runs(study: Path) -> list[RunState]:
+    """Every run of a study, in the order of their names; a damaged result counts as unfinished."""
+    found = []
+    with os.scandir(study / "runs") as entries:
+        folders = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    for folder in folders:
+        for name, state in ((RESULT, "done"), (ERROR, "failed")):
+            try:
+                content = json.loads((study / "runs" / folder / name).read_bytes())
+            except (FileNotFoundError, NotADirectoryError, ValueError):
+                continue
+            found.append(RunState(folder, state, content))
+            break
+        else:
+            found.append(RunState(folder, "unfinished", {}))
+    return found
