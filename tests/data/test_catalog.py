@@ -12,7 +12,8 @@ from sklearn.datasets import load_digits
 
 from temperance.config import load_config
 from temperance.data import DataArgs, ImageSet, list_datasets, load_dataset, vision
-from temperance.data.images import Dataset
+from temperance.data.catalog import FACTS, dataset_facts
+from temperance.data.images import Dataset, DatasetFacts
 from temperance.errors import UserError
 
 
@@ -195,3 +196,59 @@ def test_cifar_is_read_in_the_originals_layout(tmp_path, monkeypatch):
     Path(folder / "test_batch").write_bytes(b"damaged")
     with pytest.raises(UserError, match="complete folder cifar-10-batches-py"):
         load_dataset(DataArgs(name="cifar10", path=tmp_path, download=False))
+
+
+# Facts before loading.
+
+
+def facts_of(dataset):
+    """What `dataset_facts` has to say, from the dataset itself."""
+    test = None if dataset.test is None else len(dataset.test)
+    return DatasetFacts(
+        len(dataset.train), test, *dataset.train.images.shape[1:], len(dataset.train.classes)
+    )
+
+
+def test_every_dataset_has_facts():
+    assert sorted(FACTS) == list_datasets()
+
+
+@pytest.mark.parametrize("args", [DataArgs(), DataArgs(subset=100)])
+def test_facts_of_digits(args):
+    assert dataset_facts(args) == facts_of(load_dataset(args))
+
+
+def test_facts_of_the_files_of_debians_package():
+    if not (vision.DEBIAN_FASHION_MNIST / "train-images-idx3-ubyte.gz").is_file():
+        pytest.skip("Debian's dataset-fashion-mnist is not installed")
+    args = DataArgs(name="fashion-mnist", download=False, subset=1000, test_subset=500)
+    assert dataset_facts(args) == facts_of(load_dataset(args))
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "cifar10", "cifar100"])
+def test_facts_need_no_files(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(vision, "DEBIAN_FASHION_MNIST", tmp_path / "not-installed")
+    assert dataset_facts(DataArgs(name=name, path=tmp_path)).test == 10_000
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        DataArgs(subset=5000),
+        DataArgs(test_subset=10),
+        DataArgs(name="parquet"),
+        DataArgs(name="parquet", path=Path("not there")),
+    ],
+)
+def test_facts_are_refused_where_loading_is(args):
+    with pytest.raises(UserError) as found:
+        dataset_facts(args)
+    with pytest.raises(UserError) as expected:
+        load_dataset(args)
+    assert str(found.value) == str(expected.value)
+
+
+def test_a_subset_of_the_test_set_is_checked():
+    with pytest.raises(UserError, match="20,000 rows is asked for, but there are only 10,000"):
+        dataset_facts(DataArgs(name="cifar10", test_subset=20_000))

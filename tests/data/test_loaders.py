@@ -110,7 +110,7 @@ def test_batches_hold_the_views_of_their_samples(images):
     row_of = {id_: row for row, id_ in enumerate(images.ids.tolist())}
     for batch in batches(images):
         rows = torch.tensor([row_of[id_] for id_ in batch.ids.tolist()])
-        views = draw(SPEC, 4, batch.ids, batch.view)
+        views = draw(SPEC, 0, batch.ids, batch.view)  # of bounded views, whatever the seed
         assert torch.equal(batch.images, apply_views(images.images[rows], views, 2))
         assert torch.equal(batch.targets, images.targets[rows])
 
@@ -141,3 +141,77 @@ def test_evaluation_is_in_order_and_complete(images):
     assert [len(batch.ids) for batch in found] == [16, 16, 16, 2]
     assert torch.equal(torch.cat([batch.images for batch in found]), images.images)
     assert torch.equal(torch.cat([batch.targets for batch in found]), images.targets)
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.4])
+def test_bounded_views_are_the_same_for_every_training(images, mixup):
+    def views_by_id(seed, bounded):
+        spec = ViewSpec(crop_padding=2, flip=True, views=bounded, mixup=mixup)
+        found = {}
+        for batch in batches(images, seed=seed, spec=spec):
+            for id_, image, target in zip(batch.ids, batch.images, batch.targets, strict=True):
+                found[int(id_), batch.view] = (*image.flatten().tolist(), *target[None].flatten())
+        return found
+
+    first, second = views_by_id(4, 2), views_by_id(5, 2)
+    both = first.keys() & second.keys()
+    assert len(both) > 80
+    assert all(first[key] == second[key] for key in both)
+    first, second = views_by_id(4, 0), views_by_id(5, 0)
+    assert any(first[key] != second[key] for key in first.keys() & second.keys())
+
+
+# Mixup.
+
+MIXED = ViewSpec(crop_padding=2, flip=True, mixup=0.7)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_mixed_batches_by_hand(images, views):
+    """Row by row: the image's own view, its partner's own view, and their shares."""
+    by_id = images.ids.argsort().tolist()
+    place = {int(images.ids[row]): position for position, row in enumerate(by_id)}
+    row_of = {id_: row for row, id_ in enumerate(images.ids.tolist())}
+    shuffled = images.take(torch.randperm(50))
+    for batch in batches(shuffled, spec=MIXED, views_per_batch=views, steps=5):
+        for index, id_ in enumerate(batch.ids):
+            view = batch.view + index // (len(batch.ids) // views)
+            mixing = draw(MIXED, 4, id_[None], view).mixing
+            steps = 1 + int(mixing.partner) % 49
+            partner = by_id[(place[int(id_)] + steps) % 50]
+            rows = torch.tensor([row_of[int(id_)], partner])
+            assert rows[0] != rows[1]
+            crops = draw(ViewSpec(crop_padding=2, flip=True), 4, images.ids[rows], view)
+            own, other = apply_views(images.images[rows], crops, 2).double()
+            share = float(mixing.share) / 2**16
+            expected = (share * own + (1 - share) * other + 0.5).floor()
+            assert torch.equal(batch.images[index].double(), expected)
+            soft = torch.zeros(5)
+            soft[images.targets[rows[0]]] += share
+            soft[images.targets[rows[1]]] += 1 - share
+            assert torch.equal(batch.targets[index], soft)
+
+
+def test_mixed_batches_resume_and_are_shared_as_others(images):
+    whole, resumed = batches(images, spec=MIXED), batches(images, spec=MIXED, start=7)
+    assert all(same(a, b) for a, b in zip(whole[7:], resumed, strict=True))
+    shares = [batches(images, spec=MIXED, rank=rank, world_size=3) for rank in range(3)]
+    for step, batch in enumerate(whole):
+        for rank in range(3):
+            assert torch.equal(shares[rank][step].images, batch.images[rank::3])
+            assert torch.equal(shares[rank][step].targets, batch.targets[rank::3])
+
+
+def test_mixed_batches_split_with_their_targets(images):
+    (whole,) = batches(images, spec=MIXED, steps=1, views_per_batch=2)
+    parts = list(whole.split(3))
+    for view in range(2):
+        for name in ("images", "targets"):
+            found = torch.cat([getattr(part, name).chunk(2)[view] for part in parts])
+            assert torch.equal(found, getattr(whole, name).chunk(2)[view])
+
+
+def test_a_single_image_is_mixed_with_itself(images):
+    (batch,) = batches(images.take(torch.tensor([3])), spec=ViewSpec(mixup=1.0), steps=1)
+    assert torch.equal(batch.images[0], images.images[3])
+    assert batch.targets[0].tolist() == [0, 0, 0, 1, 0]

@@ -3,7 +3,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
+from temperance.config import load_config
 from temperance.data import (
     Dataset,
     ImageSet,
@@ -36,6 +38,7 @@ split_args = st.builds(
     SplitArgs,
     seed=st.integers(0, 1000),
     test=st.floats(0.25, 0.5),
+    labelled=st.floats(0.05, 1.0),
     validation=st.floats(0.0, 0.3),
     calibration=st.floats(0.01, 0.3),
     calibration_source=st.sampled_from(["train", "test"]),
@@ -52,13 +55,17 @@ def test_splits_are_disjoint_complete_stratified_and_blind_to_row_order(
     dataset = Dataset("made", train, test)
     splits = make_splits(dataset, args)
 
-    parts = [splits.train, splits.validation, splits.calibration, splits.test]
+    parts = list(vars(splits).values())
     ids = torch.cat([part.ids for part in parts])
     assert sorted(ids.tolist()) == list(range(len(train) + (len(test) if test else 0)))
     assert splits.sizes()["train"] == len(splits.train)
+    assert sum(splits.sizes().values()) == len(ids)
+    assert ("unlabelled" in splits.sizes()) == (args.labelled < 1)
     for part in parts:
         assert (part.images[:, 0, 0, 0] == part.ids % 251).all()
-        if len(part):  # every class has enough rows to be in each split of nonzero share
+        if (
+            len(part) and args.labelled == 1
+        ):  # every class has enough rows to be in each split of nonzero share
             assert set(part.targets.tolist()) == set(range(len(sizes)))
 
     other = Dataset("made", shuffled(train, order), test and shuffled(test, order + 1))
@@ -192,3 +199,76 @@ def test_small_classes_are_named():
 def test_shares_that_leave_nothing_are_refused():
     with pytest.raises(ValueError, match="nothing to train on"):
         SplitArgs(validation=0.5, calibration=0.5)
+
+
+# Unlabelled rows.
+
+
+def test_unlabelled_rows_are_a_stratified_part_of_train():
+    dataset = Dataset("made", balanced(1000, 10), balanced(200, 10, first_id=1000))
+    whole = make_splits(dataset, SplitArgs())
+    assert len(whole.unlabelled) == 0
+    assert list(whole.sizes()) == ["train", "validation", "calibration", "test"]
+    kept = {}
+    for labelled in (0.25, 0.5):
+        some = make_splits(dataset, SplitArgs(labelled=labelled))
+        assert some.sizes()["unlabelled"] == 800 * (1 - labelled)
+        assert set(some.unlabelled.targets.bincount().tolist()) == {80 * (1 - labelled)}
+        together = some.train.join(some.unlabelled).ids.sort().values
+        assert torch.equal(together, whole.train.ids)
+        for name in ("validation", "calibration", "test"):
+            assert torch.equal(getattr(some, name).ids, getattr(whole, name).ids)
+        kept[labelled] = set(some.train.ids.tolist())
+    assert kept[0.25] < kept[0.5]  # more labels are more of the same
+
+
+# Noisy labels.
+
+
+def noisy(share=0.3, seed=0, **more):
+    dataset = Dataset("made", balanced(6000, 5), balanced(1000, 5, first_id=6000))
+    return make_splits(dataset, SplitArgs(seed=seed, label_noise=share, **more))
+
+
+def test_noise_replaces_labels_by_other_classes_and_leaves_the_test():
+    clean, splits = noisy(0.0), noisy(0.3, labelled=0.8)
+    for name in ("train", "validation", "calibration", "test", "unlabelled"):
+        part = getattr(splits, name)
+        true = part.ids % 5
+        wrong = part.targets != true
+        if name in ("test", "unlabelled"):
+            assert not wrong.any()
+            continue
+        assert stats.binomtest(int(wrong.sum()), len(part), 0.3).pvalue > 1e-3
+        away = ((part.targets - true) % 5)[wrong]
+        assert stats.chisquare(away.bincount(minlength=5)[1:].numpy()).pvalue > 1e-3
+    # Stratified by the clean labels: the same rows as without noise.
+    assert torch.equal(splits.validation.ids, clean.validation.ids)
+    assert torch.equal(clean.train.targets, clean.train.ids % 5)
+
+
+def test_noise_is_a_function_of_seed_and_id():
+    def by_id(splits):
+        both = splits.train.join(splits.validation).join(splits.calibration)
+        return dict(zip(both.ids.tolist(), both.targets.tolist(), strict=True))
+
+    first = by_id(noisy())
+    assert first == by_id(noisy(validation=0.3, calibration=0.02))
+    second = by_id(noisy(seed=1))
+    # Two independent noises agree on 0.7² + 0.3² / 4 of the rows.
+    same = sum(first[id_] == second[id_] for id_ in first)
+    assert stats.binomtest(same, len(first), 0.7**2 + 0.3**2 / 4).pvalue > 1e-3
+    less = by_id(noisy(0.1))
+    assert all(less[id_] in (id_ % 5, target) for id_, target in first.items())
+
+
+def test_half_of_the_test_set_as_calibration_gets_noise_too():
+    splits = noisy(calibration_source="test")
+    assert (splits.calibration.targets != splits.calibration.ids % 5).float().mean() > 0.2
+    assert (splits.test.targets == splits.test.ids % 5).all()
+
+
+@pytest.mark.parametrize("setting", ["label_noise=1", "label_noise=-0.1", "labelled=0"])
+def test_shares_out_of_range_are_refused(setting):
+    with pytest.raises(UserError, match=setting.partition("=")[0]):
+        load_config(SplitArgs, overrides=[setting])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from temperance.reporting.format import MISSING, cell, interval, number, signed
+from temperance.reporting.format import MISSING, aligned, cell, interval, number, signed
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -54,3 +54,30 @@ def test_interval() -> None:
 def test_cells_of_frames() -> None:
     frame = pd.DataFrame({"a": ["x-y"], "b": [np.int64(-3)], "c": [np.float64(1 / 3)], "d": [True]})
     assert [cell(v) for v in next(frame.itertuples(index=False))] == ["x-y", "−3", "0.3333", "True"]
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([0.5, 0.71, 16.0], ["0.50", "0.71", "16.00"]),
+        ([0.93125, 0.9, -0.5], ["0.9313", "0.9000", "−0.5000"]),  # 0.93125 is no tie in binary
+        ([8000.0, 12000.4], ["8000", "12000"]),
+        ([0.0, 0.25], ["0.00", "0.25"]),
+        ([0.0, 0.0], ["0", "0"]),
+        ([0.41, 0.37, 1e-12, -4e30], ["0.41", "0.37", "1e−12", "−4e+30"]),
+        ([math.inf, -math.inf, 1.5], ["∞", "−∞", "1.5"]),
+        ([], []),
+    ],
+)
+def test_a_column_of_numbers_is_aligned(values: list[float], texts: list[str]) -> None:
+    assert aligned(values) == texts
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=20))
+def test_aligned_numbers_read_back_with_sign_and_size(values: list[float]) -> None:
+    for value, text in zip(values, aligned(values), strict=True):
+        back = float(text.replace("−", "-"))
+        assert (back == 0) == (value == 0)
+        assert back == pytest.approx(value, rel=0.5)
+        assert len(text) <= 22

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -13,6 +17,7 @@ from temperance.errors import UserError
 from temperance.reporting import html
 from temperance.reporting.html import (
     Code,
+    DataTable,
     Figure,
     Paragraph,
     Report,
@@ -59,6 +64,10 @@ class Page(HTMLParser):
         return [text for parent, text in self.texts if parent == tag]
 
 
+def policy(page: Page) -> str:
+    return str(next(m["content"] for m in page.all("meta") if "http-equiv" in m))
+
+
 def one_block(*blocks: html.Block) -> Page:
     return Page(render(Report("title", [], [Section("section", blocks)])))
 
@@ -79,9 +88,8 @@ def test_every_text_is_escaped_in_text_and_attributes() -> None:
 
 def test_page_is_self_contained_and_forbids_requests() -> None:
     page = Page(render(Report("t", ["lead"], [Section("s", [])], {"a": "b"}, "c: 1")))
-    policy = next(m["content"] for m in page.all("meta") if "http-equiv" in m)
-    assert policy is not None
-    assert "default-src 'none'" in policy
+    assert "default-src 'none'" in policy(page)
+    assert "script-src" not in policy(page)
     assert not any(page.all(tag) for tag in ("script", "link", "img", "iframe"))
     style = page.within("style")[0]
     assert "url(" not in style
@@ -135,6 +143,49 @@ def test_table_without_rows_keeps_its_heading() -> None:
     page = one_block(Table(pd.DataFrame(columns=["a", "b"]), "nothing"))
     assert page.within("th") == ["a", "b"]
     assert page.all("td") == []
+
+
+def data_table() -> DataTable:
+    frame = pd.DataFrame({"arm": ["raw", None, "</script><!--&\u2028"], "acc": [0.9, 0.81, None]})
+    return DataTable(frame, "All of them.", "rows & more.csv", help={"acc": "test accuracy"})
+
+
+def test_data_table_allows_its_script_and_no_other() -> None:
+    source = render(Report("t", [], [Section("s", [data_table(), data_table()])]))
+    page = Page(source)
+    assert page.all("script") == [{"type": "application/json"}] * 2 + [{}]
+    script = source.rpartition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; script-src 'sha256-{digest}'; style-src" in policy(page)
+    assert "<!--" not in script
+    assert not re.search(r"https?:|eval|innerHTML|fetch|import", script)
+
+
+def test_data_table_embeds_its_rows_safely() -> None:
+    source = render(Report("t", [], [Section("s", [data_table()])]))
+    embedded = source.partition('<script type="application/json">')[2].partition("</script>")[0]
+    assert not set("<>&\u2028") & set(embedded)
+    assert json.loads(embedded) == [
+        {"texts": ["</script><!--&\u2028", "raw"], "codes": [1, -1, 0]},
+        {"texts": ["0.81", "0.90"], "codes": [1, 0, -1]},
+    ]
+
+
+def test_data_table_has_headings_choices_and_a_way_without_scripts() -> None:
+    page = one_block(Table(pd.DataFrame({"a": [1]}), "first"), data_table())
+    headings = page.all("th")[-2:]
+    assert [heading["aria-sort"] for heading in headings] == ["none", "none"]
+    assert (headings[1]["class"], headings[1]["title"]) == ("numeric", "test accuracy")
+    assert page.within("button") == ["arm", "acc", "Previous", "Next"]
+    assert page.all("select") == [{"data-column": "0"}]
+    assert page.within("option") == ["all", "</script><!--&\u2028", "raw", "–"]
+    assert [a["value"] for a in page.all("option")] == ["", "0", "1", "-1"]
+    assert (page.within("dt"), page.within("dd")) == (["acc"], ["test accuracy"])
+    assert {"class": "table results", "hidden": None} in page.all("div")
+    hint = next(text for text in page.within("p") if "scripts are off" in text)
+    assert "3 rows" in hint
+    assert "rows & more.csv" in hint
+    assert page.within("span").count("Table 2.") == 2
 
 
 def test_figures_and_tables_are_numbered_through_all_sections() -> None:

@@ -1,6 +1,6 @@
 """Image classifiers: by name, with their own normalisation, and on disk."""
 
-from temperance.models.storage import load_model, save_model, weights_sha256
+from temperance.models.storage import load_model, save_model, weights_of, weights_sha256
 from temperance.models.zoo import (
     CNNArgs,
     ImageClassifier,
@@ -27,5 +27,6 @@ __all__ = [
     "list_models",
     "load_model",
     "save_model",
+    "weights_of",
     "weights_sha256",
 ]

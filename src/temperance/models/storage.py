@@ -58,6 +58,11 @@ def save_model(
         temporary.write_bytes(save(tensors))
 
 
+def weights_of(model: Path) -> Path:
+    """The folder with the weights, given a run's folder, that folder, or the file of weights."""
+    return model / "student" if (model / "student").is_dir() else model
+
+
 def load_model(path: str | Path, *, classes: int | None = None) -> ImageClassifier:
     """A model that `save_model` wrote, on the CPU, in eval mode, every bit as it was.
 

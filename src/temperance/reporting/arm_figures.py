@@ -127,7 +127,9 @@ def arms_by_softening(ax: Axes, frame: pd.DataFrame) -> Axes:
 
 
 def heat_map(ax: Axes, differences: pd.DataFrame, counts: pd.DataFrame) -> Axes:
-    """Differences in points: blue above 0, red below, as deep as the largest of them allows.
+    """Differences in points: blue above 0, red below, deepest at the largest of them.
+
+    Under half a point nothing is deep, so that noise does not look like a finding.
 
     Args:
         ax: about 70 pixels per column and 45 per row, and 160 for the labels.
@@ -136,15 +138,16 @@ def heat_map(ax: Axes, differences: pd.DataFrame, counts: pd.DataFrame) -> Axes:
     """
     values = differences.to_numpy(dtype=float)
     numbers = counts.loc[differences.index, differences.columns].to_numpy()
-    largest = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+    largest = float(np.nanmax(np.abs(values), initial=0.5))
     ax.pcolormesh(np.ma.masked_invalid(values), cmap=_DIVERGING, vmin=-largest, vmax=largest,
                   edgecolors="white", linewidth=2)  # fmt: skip
     for (row, column), value in np.ndenumerate(values):
         missing = np.isnan(value)
         text = MISSING if missing else f"{signed(value)}\nn = {numbers[row, column]:,}"
-        pale = abs(value) < 0.6 * largest
+        red, green, blue, _ = _DIVERGING(0.5 + 0.5 * value / largest)
+        dark = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.18  # luminance
         ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8,
-                color=GREY if missing else INK if pale else "white")  # fmt: skip
+                color=GREY if missing else "white" if dark else INK)  # fmt: skip
     rows, columns = values.shape
     ax.set_xticks(np.arange(columns) + 0.5, [wrapped(str(name), 20) for name in differences],
                   rotation=35, ha="right", rotation_mode="anchor")  # fmt: skip

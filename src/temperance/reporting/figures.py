@@ -106,7 +106,7 @@ def learning_curves(
     return ax
 
 
-def label_log_axis(axis: Axis, text: str = "{:g}") -> None:
+def label_log_axis(axis: Axis) -> None:
     """Plain numbers on a log axis whose limits are set, however narrow or wide it is."""
     low, high = sorted(axis.get_view_interval())
     narrow = high / low < 8  # within a decade, powers of ten would leave one tick
@@ -114,7 +114,7 @@ def label_log_axis(axis: Axis, text: str = "{:g}") -> None:
         MaxNLocator(7, steps=[1, 2.5, 5, 10]) if narrow else LogLocator(subs=(1, 2, 5))
     )
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: text.format(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def wrapped(label: str, width: int) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from temperance.reporting.figures import (
@@ -75,7 +75,9 @@ def figure_one(
         right.axvline(0, color=INK, linewidth=1, zorder=1)
     handles = _handles(families)
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+        longest = max(len(family.name) for family in families)
+        columns = max(1, min(len(handles), 6, 110 // (longest + 6)))
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     return left, right
 
 
@@ -111,10 +113,12 @@ def alignment_plot(
     """
     columns = (log_temperatures, se_log_temperatures, log_optima, se_log_optima)
     x, x_error, y, y_error = (np.asarray(column, dtype=float) for column in columns)
+    x_error, y_error = np.minimum([x_error, y_error], 10)  # longer runs out of every picture
     known = np.isfinite(x) & np.isfinite(y)
     bounded = np.asarray(edge, dtype=bool)
     fitted = known & ~bounded
-    bars: dict[str, Any] = {"colors": GREY, "linewidth": 0.9, "alpha": 0.6, "zorder": 1.5}
+    bars: dict[str, Any] = {"colors": GREY, "linewidth": 0.9, "zorder": 1.5}
+    bars["alpha"] = 0.6 if len(x) <= 60 else 0.25
     ax.hlines(np.exp(y), np.exp(x - Z95 * x_error), np.exp(x + Z95 * x_error), **bars)
     ax.vlines(np.exp(x), np.exp(y - Z95 * y_error), np.exp(y + Z95 * y_error), **bars)
     groups = _families(families)
@@ -197,7 +201,8 @@ def softening_curves(
 ) -> Axes:
     """Students' accuracy over the teacher's softening: a thin line per teacher, the mean thick.
 
-    The mean is drawn where all teachers but a tenth have a curve, interpolated in log τₜ.
+    The mean is drawn where all teachers but a tenth have a curve, interpolated in log τₜ, each
+    relative to its teacher's own mean: so whose curve ends earlier does not bend it.
 
     Args:
         softenings: teacher softenings τₜ > 0, ascending: the grid of all teachers.
@@ -207,27 +212,32 @@ def softening_curves(
     """
     grid, percent = np.asarray(softenings, dtype=float), 100 * np.asarray(accuracies, dtype=float)
     units = np.ones(len(percent)) if temperatures is None else np.asarray(temperatures, dtype=float)
-    curves = []
+    curves, levels = [], []
     for unit, values in zip(units, percent, strict=True):
         known = np.isfinite(values)
         if known.any() and np.isfinite(unit):
-            level = values[known].mean() if centred else 0.0
-            curves.append((np.log(grid[known] / unit), values[known] - level))
-    alpha = float(np.clip(6 / max(len(curves), 1), 0.12, 0.7))
-    for x, y in curves:
-        ax.plot(np.exp(x), y, color=BLUE, linewidth=0.8, alpha=alpha, marker="o", markersize=2.2,
+            levels.append(values[known].mean())
+            curves.append((np.log(grid[known] / unit), values[known] - levels[-1]))
+    many = len(curves) > 40
+    for (x, y), level in zip(curves, levels, strict=True):
+        ax.plot(np.exp(x), y + (0 if centred else level), color=BLUE, linewidth=0.8,
+                alpha=0.12 if many else 0.5, marker=None if many else "o", markersize=2.2,
                 markeredgewidth=0, zorder=1)  # fmt: skip
-    ax.plot(*_mean_curve(curves), color=VERMILION, linewidth=2.6, zorder=3, label="mean")
+    if curves:
+        x, y = _mean_curve(curves)
+        ax.plot(np.exp(x), y + (0 if centred else np.mean(levels)), color=VERMILION,
+                linewidth=2.6, zorder=3)  # fmt: skip
     if temperatures is not None:
         ax.axvline(1, color=INK, linewidth=1, zorder=2)
     ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_locator(LogLocator(base=2))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.margins(x=0.03)
+    label_log_axis(ax.xaxis)
+    left, right = ax.get_xlim()
+    if right > 4 * left:
+        ax.xaxis.set_major_locator(LogLocator(base=2))
     ax.set_xlabel("teacher softening " + ("τₜ" if temperatures is None else "in units of T: τₜ / T")
                   + _not_shown(len(percent) - len(curves)))  # fmt: skip
     ax.set_ylabel("accuracy − teacher's mean (points)" if centred else "students' accuracy (%)")
-    ax.margins(x=0.03)
     return ax
 
 
@@ -262,11 +272,16 @@ def under_confidence_curve(
     ax.vlines(factor, low, high, color=BLUE, linewidth=2.4, zorder=2)
     ax.plot(factor, mean, "o", color=BLUE, markersize=7, markeredgecolor="white", zorder=3)
     ax.plot(1, 0, "D", color=INK, markersize=6.5, markeredgecolor="white", zorder=3)
-    ax.annotate("calibrated", (1, 0), (0, -9), textcoords="offset points", ha="center", va="top")
+    ax.text(1, 1.02, "calibrated", transform=ax.get_xaxis_transform(), ha="center", va="bottom")
     shown = np.array([1.0, *factor, *(temperature_interval or ())])
     ax.set_xscale("log")
     ax.set_xlim(shown.min() / 1.15, shown.max() * 1.15)
-    label_log_axis(ax.xaxis, "×{:g}")
+    ticks = [1.0]
+    for tick in factor:
+        if np.abs(np.log(tick / np.array(ticks))).min() > 0.06 * np.log(shown.max() / shown.min()):
+            ticks.append(tick)
+    ax.set_xticks(ticks, [f"×{tick:.3g}" for tick in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("factor on T (above 1: under-confident)")
     ax.set_ylabel("accuracy − calibrated (points)")
     ax.margins(y=0.12)
@@ -279,7 +294,7 @@ _POINT: dict[str, Any] = {
     "markeredgecolor": "white",
     "zorder": 3,
 }
-_HOLLOW: dict[str, Any] = {"fillstyle": "none", "markeredgecolor": None}
+_HOLLOW: dict[str, Any] = {"fillstyle": "none", "markeredgecolor": None, "markeredgewidth": 1.2}
 
 
 def _correlation(
@@ -293,12 +308,14 @@ def _correlation(
     for family in families:
         mine = known & family.members
         ax.plot(x[mine], y[mine], **_POINT | family.look)
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     x, y = x[known], y[known]
     if len(x) > 2 and np.ptp(x) > 0:
         slope, intercept = np.polyfit(x, y, 1)
         ends = np.array([x.min(), x.max()])
         ax.plot(ends, intercept + slope * ends, color=INK, linewidth=1.2, zorder=2)
-    ax.set_title(f"r = {number(r)}, n = {len(x)}" + _not_shown(int((~known).sum())))
+    correlation = "" if r is None else f"r = {number(r)}, "
+    ax.set_title(f"{correlation}n = {len(x)}" + _not_shown(int((~known).sum())))
 
 
 class _Family(NamedTuple):
@@ -311,14 +328,15 @@ def _families(names: Sequence[str]) -> list[_Family]:
     """Every family with its colour and marker, in order of appearance."""
     everyone = np.asarray(names, dtype=object)
     distinct = list(dict.fromkeys(names))
+    size = {"markersize": 7} if len(names) <= 60 else {"markersize": 6, "markeredgewidth": 0.5}
     if len(distinct) > MOST_FAMILIES:
         every = np.ones(len(names), dtype=bool)
-        return [_Family(f"{len(distinct)} families", every, {"color": BLUE, "marker": "o"})]
+        return [_Family("", every, {"color": BLUE, "marker": "o", **size})]
     return [
         _Family(
             name,
             everyone == name,
-            {"color": OKABE_ITO[i % len(OKABE_ITO)], "marker": MARKERS[i % len(MARKERS)]},
+            {"color": OKABE_ITO[i % len(OKABE_ITO)], "marker": MARKERS[i % len(MARKERS)], **size},
         )
         for i, name in enumerate(distinct)
     ]
@@ -335,12 +353,10 @@ def _mean_curve(
     curves: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Over all places of all curves where at most a tenth of the curves is missing."""
-    if not curves:
-        return np.empty(0), np.empty(0)
     places = np.unique(np.round(np.concatenate([x for x, _ in curves]), 9))
     values = np.array([np.interp(places, np.round(x, 9), y, np.nan, np.nan) for x, y in curves])
     enough = np.isnan(values).mean(axis=0) <= 0.1
-    return np.exp(places[enough]), np.nanmean(values[:, enough], axis=0)
+    return places[enough], np.nanmean(values[:, enough], axis=0)
 
 
 def _log_limits(values: NDArray[np.float64], errors: NDArray[np.float64]) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ import pandas as pd
 
 from temperance.data import Dataset
 from temperance.errors import UserError
-from temperance.models import load_model, weights_sha256
+from temperance.models import load_model, weights_of, weights_sha256
 from temperance.objectives import get_objective
 from temperance.run import Run
 from temperance.studies.executors import executor
@@ -44,7 +45,6 @@ from temperance.studies.worker import (
     Measurement,
     TeacherTraining,
     Worker,
-    weights_folder,
 )
 from temperance.training import Engine
 
@@ -87,7 +87,7 @@ def run_study(
         if args.executor.name == "local" and args.executor.workers == 1:
             make: Callable[[], Worker] = partial(Worker, args, dataset, run.folder, engine)
         else:
-            make = partial(Worker, args, load, run.folder)
+            make = partial(Worker, _with_threads(args), load, run.folder.resolve())
         monitor = Monitor(run, store)
         with executor(args.executor, make, run.folder) as carrying_out:
             outcomes = carry_out(
@@ -340,6 +340,15 @@ def finder(store: Store) -> Callable[[Task], Outcome | None]:
     return found
 
 
+def _with_threads(args: StudyArgs) -> StudyArgs:
+    """The settings for one of several workers: it gets its share of the cores."""
+    executor_args = args.executor
+    share = max(1, (os.cpu_count() or 1) // executor_args.workers)
+    threads = executor_args.cpus_per_run if executor_args.name == "ray" else share
+    engine = args.engine.model_copy(update={"threads": args.engine.threads or threads})
+    return args.model_copy(update={"engine": engine})
+
+
 def _trained(training: PlannedTraining, *, on_all: bool = False) -> str:
     return f"{training.name}, trained" + (" on train+calibration" if on_all else "")
 
@@ -364,15 +373,15 @@ def _who(teacher: PlannedTeacher) -> dict[str, Any]:
 
 
 def _sha256(weights: Path) -> str:
-    return weights_sha256(load_model(weights_folder(weights)))
+    return weights_sha256(load_model(weights_of(weights)))
 
 
 def _truth(args: StudyArgs) -> Source | None:
     """The known truth as a teacher, where the labels were drawn from one."""
-    if getattr(args.data, "truth", None) is None:
+    if args.data.truth is None:
         return None
     path = args.data.truth
-    folder = weights_folder(path)
+    folder = weights_of(path)
     return Source("truth", str(folder), _sha256(path), args.data.truth_softening)
 
 

@@ -289,9 +289,14 @@ def problems(args: StudyArgs) -> Iterator[str]:
                 f"arms: none of the objectives ({', '.join(objectives)}) can have the arm '{arm}':"
                 " it needs one that compares logits with a softening"
             )
-    if "bayes" in args.arms and getattr(args.data, "truth", None) is None:
+    if args.engine.devices > 1:
+        yield (
+            "engine.devices: a study trains every model on one device; run several at a time with"
+            " executor.workers, or on a Ray cluster"
+        )
+    if "bayes" in args.arms and args.data.truth is None:
         yield "arms: 'bayes' needs a known truth (data.truth)"
-    if "unlabelled" in args.transfer and getattr(args.split, "labelled", 1) == 1:
+    if "unlabelled" in args.transfer and args.split.labelled == 1:
         yield "transfer: 'unlabelled' needs unlabelled rows (split.labelled below 1)"
     if "out-of-fold" in args.transfer and args.calibration.fit != "cross-fit":
         yield "transfer: 'out-of-fold' needs the teachers of the folds (calibration.fit=cross-fit)"

@@ -149,6 +149,6 @@ def planned_teachers(entries: Sequence[TeacherArgs], replicates: int) -> list[Pl
         for entry in entries:
             training = PlannedTraining(entry, replicate)
             family = entry.family or (entry.name if len(entries) > 1 else training.name)
-            epochs = (*sorted(getattr(entry.training, "snapshots", ())), None)
+            epochs = (*sorted(entry.training.snapshots), None)
             teachers += [PlannedTeacher(training, family, epoch) for epoch in epochs]
     return teachers

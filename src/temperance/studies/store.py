@@ -11,14 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
+from safetensors.numpy import load_file
 
 from temperance.config import Args
 from temperance.errors import UserError
 from temperance.run import Run, atomic, identity
 
 RESULT, ERROR, DRIVER = "study.json", "error.json", ".driver.lock"
+HITS = "hits.safetensors"
 
 
 class Store:
@@ -79,6 +82,14 @@ class Store:
     def forget_result(self, folder: str) -> None:
         """Let a run be done again from what it left."""
         (self.runs / folder / RESULT).unlink()
+
+    def hits(self, folder: str) -> pd.Series | None:
+        """The test rows of a student, 1 where it was right, by id; None if they are not there."""
+        path = self.runs / folder / "predictions" / HITS
+        if not path.is_file():
+            return None
+        tensors = load_file(path)
+        return pd.Series(tensors["hits"].astype(np.int8), tensors["ids"])
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """As NAME.csv and NAME.parquet."""

@@ -1,215 +1,186 @@
-"""What a study's tables support, in contrasts and in two sentences made from the numbers."""
+"""What a study's contrasts support: a ladder of verdicts, and two sentences made from the numbers.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-import numpy as np
-import pandas as pd
-
-from temperance.errors import UserError
 from temperance.reporting.format import interval, signed
-from temperance.studies.plan import EQUAL_LABELS, WITHOUT_TEACHER, StudyArgs
-from temperance.studies.statistics import PairedDifference, paired_difference
+from temperance.studies.arms import ARMS, EQUAL_LABELS, LADDER
+from temperance.studies.contrasts import Contrast, Way
+
+Status = Literal["better", "worse", "equivalent", "undecided"]
+FIRST = 3  # contrasts of one kind that a sentence lists; tables have them all
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """One arm minus another over the same replicates, in percentage points of test accuracy."""
+class Step:
+    """One rung of the ladder, in one way of teaching."""
 
-    arm: str
-    against: str
-    objective: str | None
-    """Of the arms with a teacher; None where both are without, or the study has but one."""
-    softening: float | None
-    """τ of the arms with a teacher; None where both are without, or it is the objective's own."""
-    differences: tuple[float, ...]
-    """One per replicate."""
-    difference: PairedDifference
-    """Their statistics."""
-    primary: bool = False
+    way: Way
+    shown: str
+    conclusion: str
+    """What holds if the rung is reached."""
+    against: tuple[str, ...]
+    """What `calibrated` has to beat."""
+    found: dict[str, str]
+    """Against each: better, worse, equivalent, undecided, or not run."""
+    reached: bool
+    """Whether it beats all of these, and the rungs below were reached."""
 
-    @property
-    def label(self) -> str:
-        """How the contrast is called in tables."""
-        return f"{self.arm} − {self.against}" + (f" ({self.how})" if self.how else "")
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold."""
+        return asdict(self) | {"way": list(self.way)}
 
-    @property
-    def how(self) -> str:
-        """Objective and softening, as far as they tell contrasts of the study apart."""
-        tau = "" if self.softening is None else f"τ = {self.softening:g}"
-        return ", ".join(part for part in (self.objective or "", tau) if part)
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Step:
+        """The step that `to_dict` wrote."""
+        return cls(**record | {"way": Way(*record["way"]), "against": tuple(record["against"])})
 
 
-def contrasts(args: StudyArgs, students: pd.DataFrame) -> list[Contrast]:
-    """The contrasts that the arms allow, the primary one first.
-
-    Primary: the best arm with a teacher minus labels only at equal labels. Which arm is best is
-    decided on the validation split, since choosing it by the test numbers that are then compared
-    would flatter it.
-    """
-    found = []
-    several = len(args.objectives) > 1
-    taught = students[~students["arm"].isin(WITHOUT_TEACHER)]
-    if EQUAL_LABELS in args.arms and len(taught):
-        arm, way = best_arm(taught)
-        found.append(_contrast(students, arm, EQUAL_LABELS, way, several, primary=True))
-    pairs = [
-        ("labels+calibration", "labels"),
-        *(("raw", EQUAL_LABELS), ("calibrated", EQUAL_LABELS)),
-        *(("calibrated", "raw"), ("calibrated", "constant-T")),
-        *(("under-confident", "raw"), ("under-confident", "calibrated")),
-        ("constant-T", "raw"),
-    ]
-    for arm, against in pairs:
-        if arm in args.arms and against in args.arms:
-            ways = _ways(students[students["arm"] == arm])
-            found += [_contrast(students, arm, against, way, several) for way in ways]
-    return found
+def ladder(contrasts: Sequence[Contrast], margin: float) -> list[Step]:
+    """How far each way of teaching climbs; a rung whose arms were not all run is not reached."""
+    by_way: dict[Way, dict[str, Contrast]] = {}
+    for contrast in contrasts:
+        if contrast.arm == "calibrated" and contrast.endpoint == "accuracy":
+            by_way.setdefault(contrast.way, {}).setdefault(contrast.against, contrast)
+    steps = []
+    for way, found in by_way.items():
+        reached = True
+        for rung in LADDER:
+            states = {
+                against: status(found[against], margin) if against in found else "not run"
+                for against in rung.against
+            }
+            reached = reached and all(state == "better" for state in states.values())
+            shown = next(iter(found.values())).shown
+            steps.append(Step(way, shown, rung.conclusion, rung.against, dict(states), reached))
+    return steps
 
 
-class Way(NamedTuple):
-    """How an arm's students learned from their teacher; None, None without one."""
+def sentences(
+    contrasts: Sequence[Contrast], steps: Sequence[Step], *, margin: float, units: int, alone: bool
+) -> tuple[str, ...]:
+    """What the table supports, what it does not, and how far the ladder was climbed.
 
-    objective: str | None
-    softening: float | None
-    """None if it is the objective's own."""
+    They are made from the numbers alone. A difference that lies within the margin is a finding
+    too; one that is neither established nor excluded is undecided.
 
-
-def _ways(students: pd.DataFrame) -> list[Way]:
-    """The ways of these students, in their order."""
-    each = students[["objective", "softening"]].drop_duplicates()
-    return [
-        Way(None if pd.isna(objective) else objective, None if pd.isna(tau) else float(tau))
-        for objective, tau in each.itertuples(index=False)
-    ]
-
-
-def best_arm(taught: pd.DataFrame) -> tuple[str, Way]:
-    """The arm, and its way, with the highest mean validation accuracy; the first of equals.
-
-    Raises:
-        UserError: if there was no validation split.
-    """
-    if taught["validation_accuracy"].isna().any():
-        raise UserError(
-            "the best arm is chosen on the validation split, which is empty",
-            where="split.validation",
-            mend="Set it above 0",
-        )
-    candidates = [
-        (str(arm), way)
-        for arm in taught["arm"].unique()
-        for way in _ways(taught[taught["arm"] == arm])
-    ]
-    means = [_of(taught, *candidate)["validation_accuracy"].mean() for candidate in candidates]
-    return candidates[int(np.argmax(means))]
-
-
-def _contrast(
-    students: pd.DataFrame,
-    arm: str,
-    against: str,
-    way: Way,
-    several: bool,
-    *,
-    primary: bool = False,
-) -> Contrast:
-    """`several`: whether the study has more than one objective, so that theirs has to be named."""
-    minuend, subtrahend = (_of(students, one, way)["accuracy"] for one in (arm, against))
-    differences = tuple((100 * (minuend - subtrahend)).tolist())
-    objective = way.objective if several else None
-    difference = paired_difference(differences)
-    return Contrast(arm, against, objective, way.softening, differences, difference, primary)
-
-
-def _of(students: pd.DataFrame, arm: str, way: Way) -> pd.DataFrame:
-    """The students of an arm, by replicate; of one way if the arm has a teacher."""
-    rows = students[students["arm"] == arm]
-    if arm not in WITHOUT_TEACHER:
-        tau = rows["softening"]
-        same = tau.isna() if way.softening is None else tau == way.softening
-        rows = rows[same & (rows["objective"] == way.objective)]
-    return rows.set_index("replicate").sort_index()
-
-
-def sentences(args: StudyArgs, found: list[Contrast]) -> tuple[str, str]:
-    """What the table supports, and what it does not: two sentences made from the numbers alone.
-
-    They are about four claims: a teacher helps at all (the primary contrast), calibrating it
-    helps, the fitted T does better than one constant T for all, and going beyond T helps more. A
-    difference that lies within the margin is a finding too; one that is neither established nor
-    excluded is undecided.
+    Args:
+        units: teachers, or replicates where `alone`.
+        alone: whether there is no teacher.
     """
     claims = [
-        ("a teacher helps at equal labels", [c for c in found if c.primary]),
-        ("calibrating helps", _pairs(found, "calibrated", "raw")),
-        ("the fitted T beats one constant T", _pairs(found, "calibrated", "constant-T")),
-        ("an under-confident teacher helps more", _pairs(found, "under-confident", "calibrated")),
+        ("a teacher helps at equal labels", _against_labels(contrasts)),
+        ("calibrating helps", _pairs(contrasts, "calibrated", "raw")),
+        ("the fitted T beats one constant T", _pairs(contrasts, "calibrated", "constant-T")),
+        (
+            "an under-confident teacher helps more",
+            _pairs(contrasts, "under-confident", "calibrated"),
+        ),
     ]
     findings = [
-        _finding(
-            status, [c for c in contrasts_of if _status(c, args.margin) == status], args.margin
-        )
-        for _, contrasts_of in claims
-        for status in ("better", "worse", "equivalent")
-        if any(_status(c, args.margin) == status for c in contrasts_of)
+        _finding(state, [c for c in of_claim if status(c, margin) == state], margin)
+        for _, of_claim in claims
+        for state in ("better", "worse", "equivalent")
+        if any(status(c, margin) == state for c in of_claim)
     ]
     unsupported = [
-        _not_supported(claim, contrasts_of, args.margin)
-        for claim, contrasts_of in claims
-        if contrasts_of and not any(_status(c, args.margin) == "better" for c in contrasts_of)
+        _not_supported(claim, of_claim, margin)
+        for claim, of_claim in claims
+        if of_claim and not any(status(c, margin) == "better" for c in of_claim)
     ]
-    head = f"Over {args.replicates} replicates this table"
+    head = f"Over {units} {'replicates' if alone else 'teachers'} this table"
     first = f"{head} supports: {'; '.join(findings)}." if findings else f"{head} decides nothing."
     second = (
         f"It does not support that {'; nor that '.join(unsupported)}."
         if unsupported
         else "It says nothing about other data, models, or test images."
     )
-    return first, second
+    return first, second, *_climbed(steps)
 
 
-def _pairs(found: list[Contrast], arm: str, against: str) -> list[Contrast]:
-    return [c for c in found if (c.arm, c.against) == (arm, against) and not c.primary]
-
-
-def _status(contrast: Contrast, margin: float) -> str:
-    """better, worse, equivalent (within the margin) or undecided."""
+def status(contrast: Contrast, margin: float) -> Status:
+    """Whether the first arm is better, worse, equivalent (within the margin) or undecided."""
     difference = contrast.difference
     if difference.within(margin):
         return "equivalent"
-    return {1: "better", -1: "worse", 0: "undecided"}[difference.direction]
+    direction = difference.direction
+    if contrast.endpoint != "accuracy":
+        direction = -direction  # losses
+    return {1: "better", -1: "worse", 0: "undecided"}[direction]  # type: ignore[return-value]
 
 
-def _finding(status: str, alike: list[Contrast], margin: float) -> str:
-    """One clause about contrasts of the same two arms that came out alike."""
+def _climbed(steps: Sequence[Step]) -> list[str]:
+    """One sentence on the ladder, if more than its first rung was tried."""
+    tried = [s for s in steps if "not run" not in s.found.values()]
+    if len({s.conclusion for s in tried}) < 2:
+        return []
+    said = []
+    for rung in LADDER:
+        of_rung = [s for s in tried if s.conclusion == rung.conclusion]
+        reached = [s for s in of_rung if s.reached]
+        if of_rung:
+            said.append(f"'{rung.conclusion}' in {len(reached)} of {len(of_rung)}")
+    ways = "way of teaching" if len({s.way for s in tried}) == 1 else "ways of teaching"
+    return [f"The ladder of verdicts, each rung on top of the one before: {', '.join(said)} {ways}."]
+
+
+def _against_labels(contrasts: Sequence[Contrast]) -> list[Contrast]:
+    primary = [c for c in contrasts if c.primary and c.against == EQUAL_LABELS]
+    return primary or [
+        c for c in contrasts if c.against == EQUAL_LABELS and c.arm in ("raw", "calibrated")
+    ]
+
+
+def _pairs(contrasts: Sequence[Contrast], arm: str, against: str) -> list[Contrast]:
+    wanted = [c for c in contrasts if (c.arm, c.against) == (arm, against)]
+    return [c for c in wanted if c.endpoint == "accuracy"]
+
+
+def _finding(state: str, alike: Sequence[Contrast], margin: float) -> str:
+    """One clause about contrasts that came out alike."""
     contrast = alike[0]
     verb = {
         "better": "beats",
         "worse": "falls behind",
         "equivalent": f"equals, within ±{margin:g} points,",
-    }[status]
-    arm = f"the best arm with a teacher, {contrast.arm}," if contrast.primary else contrast.arm
+    }[state]
+    best = contrast.primary and contrast.against == EQUAL_LABELS
+    arm = f"the best arm with a teacher, {contrast.arm}," if best else contrast.arm
     against = contrast.against
     if against == EQUAL_LABELS:
         against = "labels only at equal labels"
-    return f"{arm} {verb} {against} ({'; '.join(_numbers(c) for c in alike)})"
+    return f"{arm} {verb} {against} ({_listed(alike)})"
 
 
-def _not_supported(claim: str, contrasts_of: list[Contrast], margin: float) -> str:
+def _not_supported(claim: str, of_claim: Sequence[Contrast], margin: float) -> str:
     """The claim, and for what is undecided the numbers that leave it so."""
-    undecided = [c for c in contrasts_of if _status(c, margin) == "undecided"]
-    if not undecided:
-        return claim
-    return f"{claim} (undecided: {'; '.join(_numbers(c) for c in undecided)})"
+    undecided = [c for c in of_claim if status(c, margin) == "undecided"]
+    return f"{claim} (undecided: {_listed(undecided)})" if undecided else claim
+
+
+def _listed(contrasts: Sequence[Contrast]) -> str:
+    more = len(contrasts) - FIRST
+    tail = f"; and {more} more" if more > 0 else ""
+    return "; ".join(_numbers(c) for c in contrasts[:FIRST]) + tail
 
 
 def _numbers(contrast: Contrast) -> str:
     difference = contrast.difference
-    how = f"{contrast.how}: " if contrast.how else ""
+    how = f"{contrast.shown}: " if contrast.shown else ""
     text = f"{how}{signed(difference.mean, 2)} points"
     if difference.low is None or difference.high is None:
-        return f"{text}, no interval from {difference.n} replicates"
+        return f"{text}, no interval from {difference.clusters} {_units(contrast)}"
     return f"{text} {interval(difference.low, difference.high, 2)}"
+
+
+def _units(contrast: Contrast) -> str:
+    if contrast.units == "replicates":
+        return "replicates"
+    return "teachers" if contrast.difference.clusters == contrast.difference.n else "families"
+
+
+__all__ = ["ARMS", "Step", "ladder", "sentences", "status"]

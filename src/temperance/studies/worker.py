@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from temperance.calibration import (
@@ -22,17 +23,18 @@ from temperance.calibration import (
     fit_temperature,
     get_calibrator,
 )
+from temperance.calibration.metrics.truth import distance_to_truth
 from temperance.data import Dataset, ImageSet, Splits, ViewSpec, folds, make_splits
 from temperance.errors import UserError
-from temperance.models import ImageClassifier, load_model, weights_sha256
+from temperance.models import ImageClassifier, load_model, weights_of, weights_sha256
 from temperance.objectives import get_objective
-from temperance.run import Run
+from temperance.run import Run, atomic
 from temperance.studies.controls import matched
 from temperance.studies.executors import STOP
 from temperance.studies.plan import StudyArgs
 from temperance.studies.pool import PlannedTeacher, PlannedTraining
 from temperance.studies.schedule import Task
-from temperance.studies.store import RESULT, Store
+from temperance.studies.store import HITS, RESULT, Store
 from temperance.studies.treatments import Source, StudentTraining
 from temperance.tasks import predict
 from temperance.teacher import (
@@ -169,7 +171,7 @@ class Worker:
             test=False,
         )
         rows = splits.train.take(held_out)
-        for epoch in (*getattr(training.recipe.training, "snapshots", ()), None):
+        for epoch in (*training.recipe.training.snapshots, None):
             model = load_model(run.folder / _state(epoch)).to(self.engine.device)
             logits, targets = predict(model, rows, device=self.engine.device)
             save_predictions(run, _held_out(epoch), logits, targets, rows.ids)
@@ -220,6 +222,7 @@ class Worker:
                 **_teacher_row(before, after, taught, test, fitted),
                 "refinement": fit.cross_fit.nll,
                 "calibration": before.nll - fit.cross_fit.nll,
+                **_truth_row(test_logits, splits.test),
             },
         }
 
@@ -248,9 +251,10 @@ class Worker:
             run=run,
             label=training.name,
             intervals=False,
-            **({} if training.rows != "unlabelled" else {"labels": False}),
+            labels=training.rows != "unlabelled",
         )
         test, validation = result["test"], result["validation"]
+        self._keep_hits(run)
         return run, {
             "row": {
                 "objective_parameters": result["objective_parameters"],
@@ -301,7 +305,7 @@ class Worker:
     def _weights(self, planned: Measurement) -> Path:
         given = planned.teacher.training.recipe.weights
         if given is not None:
-            return weights_folder(given)
+            return weights_of(given)
         return self.store.runs / planned.trained / _state(planned.teacher.epoch)
 
     def _out_of_fold(
@@ -366,6 +370,14 @@ class Worker:
         assert measured is not None
         return str(measured["weights"])
 
+    def _keep_hits(self, run: Run) -> None:
+        """Which test rows the student is right about, small enough to read for every student."""
+        tensors = load_file(run.folder / "predictions" / "test.safetensors")
+        hits = tensors["logits"].argmax(1) == tensors["targets"]
+        content = save({"hits": hits.to(torch.uint8), "ids": tensors["ids"].to(torch.int32)})
+        with atomic(run.path("predictions", HITS)) as temporary:
+            temporary.write_bytes(content)
+
     def _at_own_temperature(
         self, model: ImageClassifier, validation: ImageSet, run: Run
     ) -> dict[str, float | None]:
@@ -389,11 +401,6 @@ class Worker:
             time.sleep(0.5)
 
 
-def weights_folder(model: Path) -> Path:
-    """The folder with the weights, given a run's folder or that folder."""
-    return model / "student" if (model / "student").is_dir() else model
-
-
 def _state(epoch: int | None) -> str:
     """The folder of a model in its run: of the last state, or of a snapshot."""
     return "student" if epoch is None else f"student@{epoch}"
@@ -401,6 +408,14 @@ def _state(epoch: int | None) -> str:
 
 def _held_out(epoch: int | None) -> str:
     return "held-out" if epoch is None else f"held-out@{epoch}"
+
+
+def _truth_row(logits: Float[Tensor, "rows classes"], rows: ImageSet) -> dict[str, float]:
+    """Distances from the known truth on test; nothing where it is not known."""
+    if rows.truth is None:
+        return {}
+    distances = distance_to_truth(logits, rows.truth)
+    return {f"truth_{name}": value for name, value in distances._asdict().items()}
 
 
 def _teacher_row(
@@ -423,7 +438,7 @@ def _teacher_row(
         "ece": before.ece,
         "gap": before.gap,
         "ace": before.ace,
-        "ace_sees": None if power is None else power.sees,
+        "ace_change": None if power is None else min(power.change, power.change_sharpened),
         "T": fitted.temperature,
         "T_se_log": fit.se_log_temperature,
         "status": fit.status,

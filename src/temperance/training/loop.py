@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from torch import nn
 
 from temperance.config import Args
@@ -17,6 +17,7 @@ from temperance.objectives import Objective
 from temperance.run import Run
 from temperance.tasks import ClassificationTask
 from temperance.teacher import Teacher
+from temperance.training.best_epoch import BestEpoch
 from temperance.training.engine import Engine
 from temperance.training.learner import Learner
 from temperance.training.optimisation import (
@@ -46,8 +47,25 @@ class TrainingArgs(Args):
     schedule: ScheduleArgs = CosineArgs()
     validate_every: PositiveInt = 1
     """Epochs between two evaluations on the validation split."""
+    patience: PositiveInt | None = None
+    """Evaluations without a lower validation NLL after which training ends; the epoch of the lowest
+    is then kept in place of the last. null: train all epochs and keep the last."""
+    snapshots: tuple[PositiveInt, ...] = ()
+    """Epochs after which the model is also saved, as `student@EPOCH`; the last one is `student`."""
     checkpoint_seconds: NonNegativeFloat = 60.0
     """Time between two checkpoints; 0 writes one after every step."""
+
+    @model_validator(mode="after")
+    def _snapshots_come_about(self) -> Self:
+        late = [epoch for epoch in self.snapshots if epoch >= self.epochs]
+        if late:
+            raise ValueError(
+                f"a snapshot after epoch {late[0]} of {self.epochs}: they come before the last,"
+                " which is the student itself"
+            )
+        if self.snapshots and self.patience:
+            raise ValueError("with patience the training may end before a snapshot: choose one")
+        return self
 
 
 def train_student(
@@ -60,8 +78,9 @@ def train_student(
     run: Run,
     validate: Callable[[nn.Module], dict[str, float]],
     label: str = "training",
+    snapshot: Callable[[int], None] | None = None,
 ) -> nn.Module:
-    """Train `student` until the schedule ends.
+    """Train `student` until the schedule or the patience ends.
 
     Interrupted at any step and started again on the same run folder, it continues as if nothing
     had happened: order, views, random state and optimiser are functions of what is saved.
@@ -70,7 +89,9 @@ def train_student(
         teacher: gives a signal for every batch, raw or calibrated; `NoTeacher()` for labels alone.
         objective: losses of both signals and the rows; built for this student and teacher.
         run: folder that receives checkpoints and, per epoch, one line of metrics with mean losses.
-        validate: named numbers of the student on held-out images, asked between epochs.
+        validate: named numbers of the student on held-out images, asked between epochs; with
+            patience, `validation_nll` among them.
+        snapshot: saves the student as it is after an epoch; called after those in `args.snapshots`.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, with a checkpoint written.
@@ -84,11 +105,16 @@ def train_student(
     if checkpoint.is_file():
         engine.restore(state, checkpoint)
     run.keep_metrics_until(state.step)
+    best = None
+    if args.patience:
+        best = BestEpoch(run, patience=args.patience, until=state.step)
     state.module.train()
 
     progress = Progress(label, step=state.step, steps=steps, batch_size=task.batch_size)
     saved = time.monotonic()
     for batch in progress.timed(task.batches(start=state.step, steps=steps)):
+        if best and best.enough:
+            break
         size = engine.weigh(task.rows(batch))
         parts = list(batch.split(args.micro_batches))
         for part in parts:
@@ -116,17 +142,26 @@ def train_student(
                 )
             if epoch % args.validate_every == 0 or epoch == args.epochs:
                 measured |= validate(student)
+                if best:  # what the first process found, in all of them: they stop together
+                    nll = engine.fabric.broadcast(measured["validation_nll"])
+                    best.see(student, epoch, nll)
             run.log_metrics(
                 step=state.step, epoch=epoch, rate=rate, **measured, **progress.rates(state.step)
             )
+            if snapshot and epoch in args.snapshots:
+                snapshot(epoch)
         progress.show(state.step, shares)
         interrupted = engine.agree(engine.interrupted)
         if interrupted or engine.agree(time.monotonic() - saved >= args.checkpoint_seconds):
             engine.save(state, checkpoint)
+            if best:
+                best.forget_others()
             saved = time.monotonic()
         if interrupted:
             progress.close()
             raise Interrupted(f"{label} stopped at step {state.step} of {steps}")
     progress.close()
     engine.barrier()
+    if best:
+        best.restore(student)
     return student

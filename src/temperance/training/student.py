@@ -51,12 +51,15 @@ def fresh_student(
     *,
     seed: int,
     engine: Engine,
+    labels: bool = True,
 ) -> ImageClassifier:
     """A model that has learned nothing yet, on the CPU, and the objective built for it.
 
     Raises:
-        UserError: if the model does not fit the images, or the objective the two models.
+        UserError: if the model does not fit the images, the objective the two models, or the
+            recipe the objective or the splits.
     """
+    check_recipe(recipe, splits, objective, labels=labels)
     images = splits.train.images
     mean, std = channel_statistics(images)
     model = create_model(
@@ -73,10 +76,38 @@ def fresh_student(
         probe(model, first.cpu()),
         teacher.probe(first.to(engine.device)),
         ids=splits.train.ids.cpu(),
-        targets=splits.train.targets.cpu(),
+        targets=splits.train.targets.cpu() if labels else None,
     )
     objective.build(pair, seed=seed)
     return model
+
+
+def check_recipe(
+    recipe: Recipe, splits: Splits, objective: Objective, *, labels: bool = True
+) -> None:
+    """Whether the objective can be trained by the recipe on these rows.
+
+    Raises:
+        UserError: if not.
+    """
+    if recipe.training.patience and not len(splits.validation):
+        raise UserError(
+            "early stopping needs validation rows, and there are none",
+            where="training.patience",
+            mend="Set split.validation above 0, or leave training.patience out",
+        )
+    if not labels and objective.needs.targets == "required":
+        raise UserError(
+            "needs labels, and the rows have none",
+            where=f"objective '{objective.name}'",
+            mend="Use 'kd'",
+        )
+    if labels and recipe.augment.mixup and not objective.needs.soft_targets:
+        raise UserError(
+            f"mixup makes the labels probabilities, and objective '{objective.name}' needs classes",
+            where="augment.mixup",
+            mend="Set it to 0, or use 'kd'",
+        )
 
 
 def produce_student(
@@ -89,21 +120,25 @@ def produce_student(
     engine: Engine,
     run: Run,
     label: str,
+    labels: bool = True,
     test: bool = True,
     intervals: bool | None = None,
 ) -> tuple[ImageClassifier, dict[str, Any]]:
     """Train a model on `splits.train`, save it as `student/`, measure it, write `result.json`.
 
     The headline is the last epoch; the best epoch on validation is named beside it and selects
-    nothing. The test split is looked at once, at the end, and not at all without `test`.
+    nothing. Only with `training.patience` the model is that of the epoch of the lowest validation
+    NLL, and the result says which (`kept_epoch`) and how long it was trained (`stopped_epoch`). The
+    test split is looked at once, at the end, and not at all without `test`.
 
     Args:
         seed: of the initial weights, the order of the images and their views.
         label: what the progress line calls it.
+        labels: whether those of `splits.train` may be used.
         intervals: as in `calibration_report`; a study has better ones, over replicates.
 
     Returns:
-        the model of the last epoch, and the content of result.json.
+        the model, and the content of result.json.
 
     Raises:
         Interrupted, UserError: as `train_student`.
@@ -114,7 +149,9 @@ def produce_student(
         return model.to(engine.device), done
 
     started = time.perf_counter()
-    model = fresh_student(recipe, splits, teacher, objective, seed=seed, engine=engine)
+    model = fresh_student(
+        recipe, splits, teacher, objective, seed=seed, engine=engine, labels=labels
+    )
     teacher.tap(objective.teacher_taps)
     task = ClassificationTask(
         splits.train,
@@ -125,6 +162,7 @@ def produce_student(
         rank=engine.rank,
         world_size=engine.world_size,
         views_per_batch=objective.needs.views,
+        labels=labels,
     )
 
     def validate(student: nn.Module) -> dict[str, float]:
@@ -136,9 +174,13 @@ def produce_student(
             "validation_nll": negative_log_likelihood(logits, targets),
         }
 
+    def snapshot(epoch: int) -> None:
+        if run.writes:
+            save_model(model, run.path(f"student@{epoch}"))
+
     engine.seed(seed)
     train_student(
-        task, model, teacher, objective, recipe.training, engine, run, validate, label=label
+        task, model, teacher, objective, recipe.training, engine, run, validate, label, snapshot
     )
     result: dict[str, Any] = {
         "rows": splits.sizes(),
@@ -147,6 +189,7 @@ def produce_student(
         "objective_parameters": _size(objective.parameters()),
         "objective_memory": _size(objective.buffers()),
         "validation": _last_and_best(run),
+        **(_stopped_and_kept(run) if recipe.training.patience else {}),
         "seconds": round(time.perf_counter() - started, 3),
     }
     if test:
@@ -178,6 +221,12 @@ def _last_and_best(run: Run) -> dict[str, float]:
         "best_accuracy": best["validation_accuracy"],
         "best_epoch": best["epoch"],
     }
+
+
+def _stopped_and_kept(run: Run) -> dict[str, int]:
+    epochs = [line for line in run.metrics() if "validation_nll" in line]
+    best = min(epochs, key=lambda line: line["validation_nll"])
+    return {"stopped_epoch": epochs[-1]["epoch"], "kept_epoch": best["epoch"]}
 
 
 def save_predictions(

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from temperance.config import Args, load_config, paths_of, read_yaml
-from temperance.data import DataArgs, Dataset, load_dataset
+from temperance.data import DataArgs, Dataset
 from temperance.errors import Interrupted, UserError
 from temperance.reporting.html import Report
 from temperance.run import Run, free_folder
+from temperance.tasks import load_with_truth
 from temperance.training import Engine
 
 logger = logging.getLogger("temperance")
@@ -108,7 +109,7 @@ def running(verb: str, args: Args, identity: str, engine: Engine, place: Place) 
 def shared_dataset(args: DataArgs, engine: Engine) -> Dataset:
     """The dataset in every process; the first one loads, and downloads, before the others."""
     with engine.fabric.rank_zero_first():
-        return load_dataset(args)
+        return load_with_truth(args)
 
 
 def provenance(run: Run) -> dict[str, str]:
@@ -137,8 +138,3 @@ def training_of(model: Path) -> dict[str, Any] | None:
         if (candidate / "config.yaml").is_file() and (candidate / "student").is_dir():
             return read_yaml(candidate / "config.yaml")
     return None
-
-
-def weights_of(model: Path) -> Path:
-    """The folder with the weights, given a run's folder, that folder, or the file of weights."""
-    return model / "student" if (model / "student").is_dir() else model

@@ -20,7 +20,7 @@ from temperance.calibration import (
 from temperance.config import Args
 from temperance.data import DataArgs, SplitArgs, Splits
 from temperance.errors import UserError
-from temperance.models import ImageClassifier, load_model, weights_sha256
+from temperance.models import ImageClassifier, load_model, weights_of, weights_sha256
 from temperance.objectives import ObjectiveArgs, get_objective
 from temperance.objectives.kd import KDArgs
 from temperance.objectives.labels import LabelsArgs
@@ -51,7 +51,6 @@ from temperance.verbs._common import (
     settings,
     stored_config,
     training_of,
-    weights_of,
 )
 from temperance.verbs._source import taught_data, warn_if_trained_on_calibration
 from temperance.verbs._train import curves_section, model_card

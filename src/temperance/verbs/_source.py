@@ -14,11 +14,11 @@ from temperance.calibration import accuracy, check_logits
 from temperance.config import Args
 from temperance.data import DataArgs, SplitArgs, Splits, load_logits, make_splits
 from temperance.errors import UserError
-from temperance.models import ImageClassifier, load_model, weights_sha256
+from temperance.models import ImageClassifier, load_model, weights_of, weights_sha256
 from temperance.run import file_sha256
 from temperance.tasks import predict
 from temperance.training import Engine, EngineArgs
-from temperance.verbs._common import shared_dataset, training_of, weights_of
+from temperance.verbs._common import shared_dataset, training_of
 
 logger = logging.getLogger("temperance")
 

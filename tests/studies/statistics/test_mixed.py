@@ -65,7 +65,7 @@ def test_student_s_sleep() -> None:
     assert (found.n, found.groups, found.converged) == (20, 10, True)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [1, 3])
 @pytest.mark.parametrize(("teachers", "seeds"), [(1, 1), (1, 3), (3, 1), (3, 2)])
 def test_balanced_studies_are_paired_means(teachers: int, seeds: int, seed: int) -> None:
     students = study(seed, teachers=teachers, seeds=seeds)

@@ -30,6 +30,7 @@ from temperance.studies.statistics.families import (
 )
 from temperance.studies.statistics.paired import FEWEST
 
+EQUAL = 1e-12  # standard deviations of a predictor: no more than rounding
 STATISTICS = (
     *("pearson", "pearson_low", "pearson_high"),
     *("spearman", "spearman_low", "spearman_high"),
@@ -109,19 +110,19 @@ def _describe(x: Values, y: Values, families: Families) -> list[float]:
 def _within(x: Values, y: Values, families: Families) -> tuple[float, float]:
     """Slope about the families' means, and its standard error."""
     x, y = within_family(x, families), within_family(y, families)
-    if np.abs(x).max() < 1e-12:  # a teacher each, or all alike
+    if np.ptp(x) < EQUAL:  # families of one teacher, or of equal ones
         return math.nan, math.nan
     value = slope(x, y)
-    left_out = leave_out(lambda *columns: [slope(*columns)], families, x, y)
-    if len(left_out) < FEWEST:
+    if len(np.unique(families)) < FEWEST:
         return value, math.nan
+    left_out = leave_out(lambda *columns: [slope(*columns)], families, x, y)
     return value, math.sqrt(family_covariance(np.array([value]), left_out)[0, 0])
 
 
 def _between(x: Values, y: Values, families: Families) -> tuple[float, float]:
     """Slope through the families' means, and its standard error."""
     x, y = family_means(x, families), family_means(y, families)
-    if len(x) < FEWEST_TEACHERS or np.ptp(x) == 0:
+    if len(x) < FEWEST_TEACHERS or np.ptp(x) < EQUAL:
         return math.nan, math.nan
     line = stats.linregress(x, y)
     return float(line.slope), float(line.stderr) if len(x) >= FEWEST else math.nan

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from temperance.studies.statistics.families import (
+    CERTAIN,
     FEWEST_FOR_P,
     FEWEST_TEACHERS,
     Families,
@@ -60,7 +61,7 @@ class Comparison:
     """Two-sided, of no difference: error and accuracy change places, families as a whole; exact up
     to 16 families. None under 8."""
     footnote: AsIfIndependent | None
-    """None under 8 families."""
+    """None under 8 families, or if a correlation is ±1."""
 
     @property
     def direction(self) -> int:
@@ -101,10 +102,10 @@ def compare_with_accuracy(
         ...     [0.02, 0.05, 0.09, 0.12], [0.90, 0.92, 0.89, 0.90], [88, 87, 85, 84], "aabb"
         ... )
         >>> round(found.error, 2), round(found.accuracy, 2), found.low
-        (1.0, 0.53, None)
+        (1.0, 0.44, None)
     """
     columns = np.array([error, accuracy, outcome], dtype=np.float64)
-    codes = family_codes(list(families))
+    codes = family_codes(families)
     if columns.shape[1] != len(codes):
         raise ValueError(f"got {columns.shape[1]} teachers and {len(codes)} families")
     known = np.isfinite(columns).all(0)
@@ -118,6 +119,7 @@ def compare_with_accuracy(
     low = high = None
     if groups >= FEWEST:
         low, high = _clustered_interval(x1, x2, y, codes)
+    told_apart = max(abs(r) for r in (r1, r2, r12)) < CERTAIN
     return Comparison(
         n=n,
         families=groups,
@@ -128,7 +130,9 @@ def compare_with_accuracy(
         low=low,
         high=high,
         p_swap=_swap(x1, x2, y, codes) if groups >= FEWEST_FOR_P else None,
-        footnote=as_if_independent(r1, r2, r12, n) if groups >= FEWEST_FOR_P else None,
+        footnote=as_if_independent(r1, r2, r12, n)
+        if groups >= FEWEST_FOR_P and told_apart
+        else None,
     )
 
 
@@ -159,7 +163,7 @@ def difference_interval(
 ) -> tuple[float, float]:
     """Interval of values[0] − values[1] from the interval of each.
 
-    Zou (2007), Psychological Methods 12, eq. 9 and 10.
+    Zou (2007), Psychological Methods 12, 399–413.
 
     Args:
         correlation: of the two estimates.
@@ -213,7 +217,7 @@ def _swap(x1: Values, x2: Values, y: Values, families: Families) -> float:
 def as_if_independent(r1: float, r2: float, r12: float, n: int) -> AsIfIndependent:
     """Two correlations that share a variable, from n independent points.
 
-    Williams (1959), t as in Steiger (1980), Psychological Bulletin 87, eq. 7; Zou (2007), eq. 11.
+    Williams' (1959) t as in Steiger (1980), Psychological Bulletin 87; interval of Zou (2007).
 
     Args:
         r1: of the first predictor and the outcome; −1 < r < 1, like the others.

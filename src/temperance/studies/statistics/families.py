@@ -46,7 +46,9 @@ def family_codes(families: Sequence[object] | Families) -> Families:
         >>> family_codes(["wide", "deep", "wide"]).tolist()
         [0, 1, 0]
     """
-    return pd.factorize(np.asarray(families, dtype=object), use_na_sentinel=False)[0]
+    codes: Families
+    codes, _ = pd.factorize(np.array(list(families), dtype=object), use_na_sentinel=False)
+    return codes
 
 
 def correlate(
@@ -140,7 +142,8 @@ def slope(x: Values, y: Values) -> float:
 
 def within_family(values: Values, families: Families) -> Values:
     """Each value minus its family's mean."""
-    return values - family_means(values, families)[families]
+    away: Values = values - family_means(values, families)[families]
+    return away
 
 
 def family_means(values: Values, families: Families) -> Float[np.ndarray, " families"]:
