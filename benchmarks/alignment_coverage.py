@@ -306,7 +306,7 @@ def units(n: int) -> Iterator[list[str]]:
 TABLES = {
     "The optimum of one teacher": (curves, 100),
     "The line, from optima with known errors": (lines, 200),
-    "The whole analysis, from students": (studies, 100),
+    "The whole analysis, from students": (studies, 60),
     "The common curve": (units, 100),
 }
 

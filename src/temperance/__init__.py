@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from temperance.verbs._distill import distill as distill
     from temperance.verbs._measure import measure as measure
     from temperance.verbs._report import report as report
+    from temperance.verbs._study import study as study
+    from temperance.verbs._study import study_retry as study_retry
+    from temperance.verbs._study import study_status as study_status
     from temperance.verbs._train import train as train
 
 __version__ = "0.1.0"
@@ -57,6 +60,9 @@ _HOME = {
     "distill": "verbs._distill",
     "measure": "verbs._measure",
     "report": "verbs._report",
+    "study": "verbs._study",
+    "study_retry": "verbs._study",
+    "study_status": "verbs._study",
     "train": "verbs._train",
 }
 

@@ -19,6 +19,7 @@ from temperance.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from temperance.reporting.html import Report
+    from temperance.verbs._common import Outcome
 
 app = typer.Typer(
     help="Measure a teacher's calibration, calibrate it, distil a student, show whether it helped.",
@@ -52,16 +53,37 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 def _run(
-    verb: str, tokens: list[str] | None, out: str | None, resume: bool, overwrite: bool
+    verb: str,
+    tokens: list[str] | None,
+    out: str | None,
+    resume: bool,
+    overwrite: bool,
+    **more: bool,
 ) -> None:
     """Run a verb, print its first tables and its sentences, and say where the rest is."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    _log()
     config, overrides = _split(tokens or [])
     function = getattr(import_module(f"temperance.verbs._{verb}"), verb)
-    outcome = function(config, out=out, resume=resume, overwrite=overwrite, overrides=overrides)
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        _show(outcome.report)
+    outcome = function(
+        config, out=out, resume=resume, overwrite=overwrite, overrides=overrides, **more
+    )
+    _finish(outcome)
+
+
+def _log() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+
+def _finish(outcome: Outcome) -> None:
+    if int(os.environ.get("LOCAL_RANK", "0")) != 0:
+        return
+    _show(outcome.report)
+    if outcome.folder is not None:
         typer.echo(f"Report: {outcome.folder / 'report.html'}")
+    failed = outcome.metrics.get("failed", 0)
+    if failed:
+        typer.echo(f"{failed} runs failed: temperance study status {outcome.folder}", err=True)
+        raise typer.Exit(1)
 
 
 def _split(tokens: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -136,11 +158,63 @@ def _add_distill() -> None:
         _run("distill", [*(settings or []), *forced], out, resume, overwrite)
 
 
+def _add_study() -> None:
+    @app.command("study", help="Teachers × arms × students: [status|retry DIR], or a recipe.")
+    def command(
+        settings: Annotated[
+            list[str] | None,
+            typer.Argument(
+                metavar="[RECIPE.yaml] [key.sub=value]... | status DIR | retry DIR",
+                help="A YAML file, then overrides; or how far a study is; or its failed runs again.",
+                show_default=False,
+            ),
+        ] = None,
+        out: Out = None,
+        resume: Resume = False,
+        overwrite: Overwrite = False,
+        workers: Annotated[
+            int | None, typer.Option("--workers", metavar="N", help="Runs at a time.")
+        ] = None,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Only count and estimate; write nothing.")
+        ] = False,
+        debug: Debug = False,
+    ) -> None:
+        tokens = settings or []
+        more = [] if workers is None else [f"executor.workers={workers}"]
+        match tokens:
+            case ["status", folder]:
+                _show_status(folder)
+            case ["retry", folder]:
+                from temperance.verbs._study import study_retry
+
+                _log()
+                _finish(study_retry(folder, overrides=more))
+            case ["status" | "retry", *_]:
+                raise UserError(
+                    "takes the folder of one study", where=tokens[0], mend="Give its --out"
+                )
+            case _:
+                _run("study", [*tokens, *more], out, resume, overwrite, dry_run=dry_run)
+
+
+def _show_status(folder: str) -> None:
+    from temperance.verbs._study import study_status
+
+    status = study_status(folder)
+    typer.echo(status["summary"])
+    for key in status["running"]:
+        typer.echo(f"running: {key}")
+    for run, error in status["failures"].items():
+        typer.echo(f"failed: {run}: {error}")
+
+
 _add("demo", "The whole path on real data as a small study, in two minutes.")
 _add("train", "Train a model on labels alone: a teacher or a baseline.")
 _add("measure", "Measure calibration: model=RUN_FOLDER or logits=FILE.")
 _add("calibrate", "Fit a calibrator: model=RUN_FOLDER or logits=FILE.")
 _add_distill()
+_add_study()
 
 
 @app.command()
@@ -163,7 +237,7 @@ def list_(
         str | None,
         typer.Argument(
             metavar="[KIND]",
-            help="datasets, models, calibrators, objectives or transforms; default: all",
+            help="datasets, models, calibrators, objectives, transforms or arms; default: all",
             show_default=False,
         ),
     ] = None,

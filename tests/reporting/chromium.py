@@ -97,6 +97,7 @@ def open_page(
         tab.call("Emulation.setDeviceMetricsOverride", width=width, height=900,
                  deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
         tab.call("Emulation.setScriptExecutionDisabled", value=not scripts)
+        tab.call("Performance.enable", timeDomain="threadTicks")
         tab.call("Page.navigate", url=path.resolve().as_uri())
         tab.wait_for("Page.loadEventFired")
         time.sleep(SETTLE)
@@ -138,13 +139,18 @@ class Tab:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
+    @property
+    def busy(self) -> float:
+        """Seconds for which the page has kept the processor busy, whatever else the machine did."""
+        metrics = self.call("Performance.getMetrics")["metrics"]
+        return next(m["value"] for m in metrics if m["name"] == "TaskDuration")
+
     def press(self, key: str) -> None:
-        """A key on whatever has the focus: a single letter, or "Enter", "Tab"."""
-        text = {"Enter": "\r", "Tab": ""}.get(key, key)
-        code = {"Enter": 13, "Tab": 9}.get(key, 0)
-        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=text,
-                  windowsVirtualKeyCode=code)  # fmt: skip
-        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+        """A key on whatever has the focus: "Enter" or a single letter."""
+        text, code = ("\r", 13) if key == "Enter" else (key, 0)
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code,
+                      **({"text": text} if kind == "keyDown" else {}))  # fmt: skip
 
     def click(self, selector: str) -> None:
         """The mouse on the middle of the first element that matches."""

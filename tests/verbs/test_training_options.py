@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
+from temperance.calibration import negative_log_likelihood
+from temperance.data import DataArgs, SplitArgs, load_dataset, make_splits
 from temperance.models import load_model
+from temperance.tasks import predict
 
-# 14 steps of 64 images are an epoch. At this rate the model soon over-fits.
+# Of 504 training images, 7 steps are an epoch. At this rate the model soon over-fits.
 FITS_TOO_WELL = (
     *("model=mlp", "model.width=64", "engine.threads=1", "training.epochs=12"),
     *("training.optimizer.name=adamw", "training.optimizer.lr=0.02", "data.subset=900"),
@@ -25,9 +29,7 @@ FITS_TOO_WELL = (
 
 
 @pytest.fixture(scope="module")
-def every_epoch(
-    tmp_path_factory: pytest.TempPathFactory, succeeds: Callable[..., Any]
-) -> Path:  # fmt: skip
+def every_epoch(tmp_path_factory: pytest.TempPathFactory, succeeds: Callable[..., Any]) -> Path:
     """A run without patience that saved its student after every epoch."""
     run = tmp_path_factory.mktemp("every") / "run"
     snapshots = f"training.snapshots={list(range(1, 12))}"
@@ -63,23 +65,20 @@ def stopped_and_kept(nlls: list[float], patience: int) -> tuple[int, int]:
 # Snapshots.
 
 
-def test_a_snapshot_is_the_model_of_its_epoch(
-    every_epoch: Path, nlls: list[float], tmp_path: Path, succeeds: Callable[..., Any]
-) -> None:
-    for epoch in (1, 5, 11):
-        succeeds("measure", f"model={every_epoch / f'student@{epoch}'}", "rows=validation",
-                 "--out", tmp_path / str(epoch))  # fmt: skip
-        found = json.loads((tmp_path / str(epoch) / "metrics.json").read_text())
-        assert found["validation"]["nll"] == pytest.approx(nlls[epoch - 1], rel=1e-6)
+def test_a_snapshot_is_the_model_of_its_epoch(every_epoch: Path, nlls: list[float]) -> None:
+    dataset = load_dataset(DataArgs(subset=900))
+    splits = make_splits(dataset, SplitArgs(test=0.3, label_noise=0.3))
+    for epoch in range(1, 12):
+        model = load_model(every_epoch / f"student@{epoch}")
+        found = predict(model, splits.validation, device=torch.device("cpu"))
+        assert negative_log_likelihood(*found) == pytest.approx(nlls[epoch - 1], rel=1e-6)
     assert not (every_epoch / "student@12").exists()
-    assert load_model(every_epoch / "student@3").classes == tuple("0123456789")
 
 
-@pytest.mark.parametrize("seconds", [0, 60], ids=["checkpoint every step", "no checkpoint yet"])
-@pytest.mark.parametrize("step", [14, 28, 30])
+@pytest.mark.parametrize(("step", "seconds"), [(14, 60), (30, 0)])
 def test_snapshots_and_students_are_those_of_a_run_that_nothing_stopped(
-    step: int, seconds: int, tmp_path: Path, tiny: tuple[str, ...], teacher: Path,
-    killed_at: Callable[..., None], succeeds: Callable[..., Any], student: Callable[[Path], bytes],
+    step: int, seconds: int, tmp_path: Path, tiny: tuple[str, ...],
+    killed_at: Callable[..., None], succeeds: Callable[..., Any],
 ) -> None:  # fmt: skip
     run, whole = tmp_path / "run", tmp_path / "whole"
     settings = (*tiny, "training.epochs=3", "training.snapshots=[1,2]")
@@ -140,8 +139,10 @@ def step_of(epoch: int) -> int:
     return 7 * epoch
 
 
-@pytest.mark.parametrize("seconds", [0, 60], ids=["checkpoint every step", "no checkpoint yet"])
-@pytest.mark.parametrize("where", ["at the best", "after it", "at the stop"])
+@pytest.mark.parametrize(
+    ("where", "seconds"),
+    [("at the best", 60), ("after it", 0), ("at the stop", 0)],
+)
 def test_dying_changes_nothing_about_the_best(
     where: str, seconds: int, tmp_path: Path, nlls: list[float], every_epoch: Path,
     killed_at: Callable[..., None], succeeds: Callable[..., Any], metrics: Callable[[Path], Any],
@@ -240,14 +241,11 @@ def test_labels_that_are_kept_back(
     assert "unlabelled" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_noise_in_the_labels_is_seen_in_training_and_not_in_the_test(
+def test_noise_in_the_labels_is_seen_in_validation_and_not_in_the_test(
     tmp_path: Path, succeeds: Callable[..., Any], tiny: tuple[str, ...]
 ) -> None:
-    found = {}
-    for noise in (0, 0.4):
-        run = tmp_path / str(noise)
-        succeeds("train", *tiny, "training.epochs=10", f"split.label_noise={noise}", "--out", run)
-        found[noise] = result(run)
-    assert found[0.4]["validation"]["accuracy"] < 0.7  # nobody can guess noise
-    assert found[0.4]["test"]["accuracy"] > found[0.4]["validation"]["accuracy"] + 0.1
-    assert abs(found[0]["test"]["accuracy"] - found[0]["validation"]["accuracy"]) < 0.1
+    settings = (*tiny, "training.epochs=10", "split.label_noise=0.4")
+    succeeds("train", *settings, "--out", tmp_path / "run")
+    found = result(tmp_path / "run")
+    assert found["validation"]["accuracy"] < 0.7  # nobody can guess noise
+    assert found["test"]["accuracy"] > found["validation"]["accuracy"] + 0.1

@@ -1,8 +1,8 @@
 """Images, their splits, their views and their batches; files of logits."""
 
-from temperance.data.catalog import DataArgs, list_datasets, load_dataset
+from temperance.data.catalog import DataArgs, dataset_facts, list_datasets, load_dataset
 from temperance.data.hashing import hash64, uniform
-from temperance.data.images import Dataset, ImageSet
+from temperance.data.images import Dataset, DatasetFacts, ImageSet
 from temperance.data.loaders import (
     Batch,
     epoch_order,
@@ -18,12 +18,14 @@ __all__ = [
     "Batch",
     "DataArgs",
     "Dataset",
+    "DatasetFacts",
     "ImageSet",
     "SplitArgs",
     "Splits",
     "ViewParameters",
     "ViewSpec",
     "apply_views",
+    "dataset_facts",
     "draw",
     "epoch_order",
     "evaluation_batches",

@@ -145,7 +145,7 @@ def heat_map(ax: Axes, differences: pd.DataFrame, counts: pd.DataFrame) -> Axes:
         missing = np.isnan(value)
         text = MISSING if missing else f"{signed(value)}\nn = {numbers[row, column]:,}"
         red, green, blue, _ = _DIVERGING(0.5 + 0.5 * value / largest)
-        dark = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.18  # luminance
+        dark = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.2  # luminance
         ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8,
                 color=GREY if missing else "white" if dark else INK)  # fmt: skip
     rows, columns = values.shape

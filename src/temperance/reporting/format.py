@@ -74,8 +74,7 @@ def aligned(values: Iterable[float]) -> list[str]:
     digits = min(max(most, 0), 9)
     needed = max((_decimals(x, digits) for x in numbers if math.isfinite(x)), default=0)
     return [
-        number(x, needed) if x == 0 or (abs(x) < 1e9 and round(x, digits) != 0) else cell(x)
-        for x in numbers
+        number(x, needed) if x == 0 or 10.0**-digits <= abs(x) < 1e9 else cell(x) for x in numbers
     ]
 
 

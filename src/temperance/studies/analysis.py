@@ -45,7 +45,7 @@ def analyse(
     """
     if students.empty:
         return {"sentences": ["No student was trained."], "contrasts": [], "ladder": [],
-                "alignment": [], "across": [], "mixed": None, "missing": len(missing)}  # fmt: skip
+                "alignment": [], "across": [], "mixed": None, "failed": _failed(missing)}  # fmt: skip
     contrasts = Contrasts(args, students, hits).all()
     steps = ladder(contrasts, args.margin)
     taught = students[students["teacher"].notna()]
@@ -59,7 +59,7 @@ def analyse(
         "alignment": aligned,
         "across": list(_across(teachers, taught)),
         "mixed": _mixed(contrasts, students),
-        "missing": len(missing),
+        "failed": _failed(missing),
     }
     return found
 
@@ -93,13 +93,13 @@ def _alignments(
         if len(curves.columns) >= FEWEST_GRID:
             found |= _aligned(curves, known, student_softening)
         else:
-            found["why_not"] = f"a grid needs {FEWEST_GRID} softenings, and has {len(curves.columns)}"
+            found["why_not"] = (
+                f"a grid needs {FEWEST_GRID} softenings, and has {len(curves.columns)}"
+            )
         yield found
 
 
-def _aligned(
-    curves: pd.DataFrame, known: pd.DataFrame, student_softening: float
-) -> dict[str, Any]:
+def _aligned(curves: pd.DataFrame, known: pd.DataFrame, student_softening: float) -> dict[str, Any]:
     softenings = curves.columns.to_numpy(dtype=np.float64)
     optima = [softening_optimum(softenings, curves.loc[name].to_numpy()) for name in known.index]
     found: dict[str, Any] = {"optima": [asdict(optimum) for optimum in optima]}
@@ -142,6 +142,10 @@ def _alignment_sentences(args: StudyArgs, aligned: list[dict[str, Any]]) -> Iter
             f" {slope['value']:.2f} {ends}{hint} over {line['n']} teachers{left_out}:"
             f" {line['reads_as']}."
         )
+
+
+def _failed(missing: pd.DataFrame) -> int:
+    return int((missing["state"] == "failed").sum())
 
 
 def _missing_sentences(missing: pd.DataFrame) -> list[str]:

@@ -82,3 +82,8 @@ LADDER = (
     Rung(("shuffled-entropy", "equal-entropy"), "calibrated confidence matters"),
 )
 """Each rung counts only on top of the ones below it."""
+
+
+def list_arms() -> list[str]:
+    """The names that `arms` of a study knows."""
+    return list(ARMS)

@@ -1,5 +1,4 @@
-"""One arm minus another over the same teachers: pairs, their statistics, and how they are called.
-"""
+"""One arm minus another over the same teachers: pairs, their statistics, and how they are called."""
 
 from __future__ import annotations
 
@@ -128,7 +127,7 @@ class Contrasts:
         self.args, self.hits = args, hits
         self.students = with_chosen(students)
         taught = self.students[self.students["teacher"].notna()]
-        self.several = [name for name in WAY if taught[name].nunique(dropna=False) > 1]
+        self.several = [name for name in WAY if taught[name].nunique() > 1]
 
     def all(self) -> list[Contrast]:
         """The primary one, the secondary ones, and what else the arms allow."""
@@ -176,9 +175,7 @@ class Contrasts:
         given = {name: getattr(block, name) for name in WAY if getattr(block, name) is not None}
         wanted = first | given
         fitting = [
-            way
-            for way in ways
-            if all(getattr(way, name) in (None, wanted[name]) for name in WAY)
+            way for way in ways if all(getattr(way, name) in (None, wanted[name]) for name in WAY)
         ]
         if not fitting:
             return None

@@ -22,14 +22,14 @@ from temperance.errors import UserError
 from temperance.models import load_model, weights_of, weights_sha256
 from temperance.objectives import get_objective
 from temperance.run import Run
-from temperance.studies.executors import executor
 from temperance.studies.arms import POOL_WIDE
+from temperance.studies.executors import executor
+from temperance.studies.monitor import Monitor
 from temperance.studies.plan import PlannedStudent, StudyArgs, planned_students
 from temperance.studies.pool import PlannedTeacher, PlannedTraining
 from temperance.studies.registration import register
 from temperance.studies.schedule import Job, Outcome, Task, carry_out
 from temperance.studies.statistics import geometric_mean
-from temperance.studies.monitor import Monitor
 from temperance.studies.store import Store
 from temperance.studies.treatments import (
     SOFTENED,
@@ -101,6 +101,7 @@ def run_study(
         result = jobs.tables(outcomes)
         for name in ("teachers", "students", "missing"):
             store.write_table(name, getattr(result, name))
+        store.forget_locks()
     return result
 
 
@@ -326,13 +327,13 @@ def finder(store: Store) -> Callable[[Task], Outcome | None]:
     def found(task: Task) -> Outcome | None:
         try:
             result = store.result(task.folder)
+            failure = None if result else store.error(task.folder)
         except UserError as damaged:
             logger.warning("%s: %s; the run is done again", damaged.where, damaged.what)
-            store.forget_result(task.folder)
+            store.forget(task.folder)
             return None
         if result is not None:
             return Outcome("done", result)
-        failure = store.error(task.folder)
         if failure is not None:
             return Outcome("failed", error=failure["error"])
         return None

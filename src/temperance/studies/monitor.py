@@ -38,15 +38,15 @@ class Monitor:
             self._say(f"{job.key}{_accuracy(outcome.value)}")
 
     def shown(self, progress: Progress) -> None:
-        """How far everything is; written at most once a second, and at the end."""
+        """How far everything is; written once a second at most, unless nothing is running any more
+        or one run at a time takes this process, which then says nothing until that ends."""
         self.progress = progress
         now = time.monotonic()
-        finished = progress.states.total() == progress.total
-        if now - self.written < EVERY and not finished:
+        if now - self.written < EVERY and progress.running and progress.slots > 1:
             return
         self.written = now
         self.study.write_json(STATUS, status_of(progress))
-        if self.terminal and not finished:
+        if self.terminal and progress.running:
             sys.stderr.write(f"\r\033[K{line(status_of(progress))}")
             sys.stderr.flush()
 

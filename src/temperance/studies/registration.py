@@ -51,7 +51,9 @@ class ContrastArgs(Args):
         where += [None if self.softening is None else f"τ = {self.softening:g}"]
         known = ", ".join(str(part) for part in where if part is not None)
         sign = {"greater": "> 0", "less": "< 0", "two-sided": "≠ 0"}[self.direction]
-        return f"{self.arm} − {self.against}{f' ({known})' if known else ''}: {self.endpoint} {sign}"
+        return (
+            f"{self.arm} − {self.against}{f' ({known})' if known else ''}: {self.endpoint} {sign}"
+        )
 
 
 class PrimaryArgs(ContrastArgs):

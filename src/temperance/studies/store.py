@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from temperance.config import Args
 from temperance.errors import UserError
 from temperance.run import Run, atomic, identity
 
-RESULT, ERROR, DRIVER = "study.json", "error.json", ".driver.lock"
+RESULT, ERROR, DRIVER, LOCKS = "study.json", "error.json", ".driver.lock", ".locks"
 HITS = "hits.safetensors"
 
 
@@ -41,6 +42,9 @@ class Store:
 
     def open(self, folder: str, config: Args) -> Run:
         """A run's folder, to start in or to go on in."""
+        # A process that was killed over them cannot remove them, and they may be large.
+        for left_over in (self.runs / folder).rglob(".*.tmp"):
+            left_over.unlink()
         return Run.open(
             self.runs / folder,
             verb="study",
@@ -52,20 +56,26 @@ class Store:
     @contextmanager
     def locked(self, folder: str) -> Iterator[None]:
         """Alone in a run's folder: a process whose driver was killed may still be in it."""
-        self.runs.mkdir(parents=True, exist_ok=True)
-        lock = self.runs / f".{folder}.lock"
-        with FileLock(lock):
+        locks = self.study.folder / LOCKS
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / folder):
             yield
-        lock.unlink(missing_ok=True)
 
     def result(self, folder: str) -> dict[str, Any] | None:
-        """What a run has come to; None if it is not done, or the file is damaged (then it is told
-        and the run is done again)."""
-        return Run(self.runs / folder).read_json(RESULT)
+        """What a run has come to; None if it is not done.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
+        return read_checked(Run(self.runs / folder), RESULT, "run_seconds")
 
     def error(self, folder: str) -> dict[str, Any] | None:
-        """Why a run failed; None if it did not."""
-        return Run(self.runs / folder).read_json(ERROR)
+        """Why a run failed; None if it did not.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
+        return read_checked(Run(self.runs / folder), ERROR, "error")
 
     def fail(self, folder: str, error: str, trace: str) -> None:
         """Keep why a run failed."""
@@ -79,9 +89,18 @@ class Store:
             error.unlink()
         return len(failed)
 
-    def forget_result(self, folder: str) -> None:
+    def forget(self, folder: str) -> None:
         """Let a run be done again from what it left."""
-        (self.runs / folder / RESULT).unlink()
+        for name in (RESULT, ERROR):
+            (self.runs / folder / name).unlink(missing_ok=True)
+
+    def forget_locks(self) -> None:
+        """Remove their files once everything is done.
+
+        To remove each after its use would not be safe: who waits for the old file and who makes a
+        new one would both get in.
+        """
+        shutil.rmtree(self.study.folder / LOCKS, ignore_errors=True)
 
     def hits(self, folder: str) -> pd.Series | None:
         """The test rows of a student, 1 where it was right, by id; None if they are not there."""
@@ -106,7 +125,7 @@ class Store:
         """
         lock = FileLock(self.study.folder / DRIVER)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=0.5)  # `is_driven` holds it for a moment
         except Timeout:
             other = self.study.read_json("driver.json") or {}
             raise UserError(
@@ -127,6 +146,18 @@ class Store:
                 return False
         except Timeout:
             return True
+
+
+def read_checked(run: Run, name: str, key: str) -> dict[str, Any] | None:
+    """A JSON file of a run that has a key, None where it was not written yet.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    content: Any = run.read_json(name)
+    if content is not None and (not isinstance(content, dict) or key not in content):
+        raise UserError("is damaged", where=run.folder / name, mend="Delete it")
+    return content
 
 
 class RunState(NamedTuple):
@@ -150,8 +181,9 @@ def list_runs(study: Path) -> list[RunState]:
                 content = json.loads((study / "runs" / folder / name).read_bytes())
             except (FileNotFoundError, NotADirectoryError, ValueError):
                 continue
-            found.append(RunState(folder, state, content))
-            break
+            if isinstance(content, dict):
+                found.append(RunState(folder, state, content))
+                break
         else:
             found.append(RunState(folder, "unfinished", {}))
     return found

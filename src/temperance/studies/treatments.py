@@ -188,9 +188,14 @@ def student_training(
         replace(source, temperature=temperature),
         control,
         # What the table says: that a control's target is divided in one go is how, not what.
-        {"shuffled-entropy": teacher.temperature, "equal-entropy": teacher.temperature,
-         "uniform-mix": 1.0, "label-smoothing": None, "symmetric": 1.0,
-         "weight-matched": 1.0}.get(planned.arm, temperature),
+        {
+            "shuffled-entropy": teacher.temperature,
+            "equal-entropy": teacher.temperature,
+            "uniform-mix": 1.0,
+            "label-smoothing": None,
+            "symmetric": 1.0,
+            "weight-matched": 1.0,
+        }.get(planned.arm, temperature),
         control_softening,
     )
 

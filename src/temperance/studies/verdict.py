@@ -1,5 +1,4 @@
-"""What a study's contrasts support: a ladder of verdicts, and two sentences made from the numbers.
-"""
+"""What a study's contrasts support: a ladder of verdicts, and two sentences made from the numbers."""
 
 from __future__ import annotations
 
@@ -125,7 +124,9 @@ def _climbed(steps: Sequence[Step]) -> list[str]:
         if of_rung:
             said.append(f"'{rung.conclusion}' in {len(reached)} of {len(of_rung)}")
     ways = "way of teaching" if len({s.way for s in tried}) == 1 else "ways of teaching"
-    return [f"The ladder of verdicts, each rung on top of the one before: {', '.join(said)} {ways}."]
+    return [
+        f"The ladder of verdicts, each rung on top of the one before: {', '.join(said)} {ways}."
+    ]
 
 
 def _against_labels(contrasts: Sequence[Contrast]) -> list[Contrast]:

@@ -34,7 +34,7 @@ from temperance.studies.executors import STOP
 from temperance.studies.plan import StudyArgs
 from temperance.studies.pool import PlannedTeacher, PlannedTraining
 from temperance.studies.schedule import Task
-from temperance.studies.store import HITS, RESULT, Store
+from temperance.studies.store import HITS, RESULT, Store, read_checked
 from temperance.studies.treatments import Source, StudentTraining
 from temperance.tasks import predict
 from temperance.teacher import (
@@ -209,14 +209,12 @@ class Worker:
             )
         before = calibration_report(logits, targets)
         after = calibration_report(fitted(logits), targets)
-        taught = calibration_report(
-            *predict(model, splits.train, device=device), intervals=False
-        )
+        taught = calibration_report(*predict(model, splits.train, device=device), intervals=False)
         test_logits, test_targets = predict(model, splits.test, device=device)
         test = calibration_report(test_logits, test_targets, intervals=False)
         run.write_json("measured.json", {"before": before.to_dict(), "after": after.to_dict()})
         return run, {
-            "weights": str(self._weights(planned)),
+            "weights": self._kept_as(planned),
             "sha256": weights_sha256(model),
             "row": {
                 **_teacher_row(before, after, taught, test, fitted),
@@ -283,9 +281,9 @@ class Worker:
     def _open(self, folder: str, config: Any) -> Run:
         run = self.store.open(folder, config)
         try:
-            run.read_json("result.json")
+            read_checked(run, "result.json", "seconds")
         except UserError as damaged:
-            logger.warning("%s; the run is done again", damaged.what)
+            logger.warning("%s: %s; the run is done again", damaged.where, damaged.what)
             (run.folder / "result.json").unlink()
         return run
 
@@ -307,6 +305,13 @@ class Worker:
         if given is not None:
             return weights_of(given)
         return self.store.runs / planned.trained / _state(planned.teacher.epoch)
+
+    def _kept_as(self, planned: Measurement) -> str:
+        """Where its weights are, seen from the study's folder, which may be moved."""
+        weights = self._weights(planned)
+        if planned.trained:
+            return weights.relative_to(self.store.study.folder).as_posix()
+        return str(weights.resolve())
 
     def _out_of_fold(
         self, planned: Measurement
@@ -368,7 +373,7 @@ class Worker:
             return str(self.store.runs / source.folder / _state(None))
         measured = self.store.result(source.folder)
         assert measured is not None
-        return str(measured["weights"])
+        return str(self.store.study.folder / measured["weights"])
 
     def _keep_hits(self, run: Run) -> None:
         """Which test rows the student is right about, small enough to read for every student."""

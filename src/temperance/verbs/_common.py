@@ -28,7 +28,8 @@ Config = str | Path | Mapping[str, Any] | None
 class Outcome:
     """What a verb returns: where everything is, the numbers, and the report as it was written."""
 
-    folder: Path
+    folder: Path | None
+    """None if nothing was written."""
     metrics: Mapping[str, Any]
     report: Report
 

@@ -6,6 +6,7 @@ from temperance.calibration.calibrators import CALIBRATORS
 from temperance.config import Args, commented_yaml, look_up
 from temperance.objectives import OBJECTIVES
 from temperance.objectives.transforms import TRANSFORMS
+from temperance.studies.plan import StudyArgs
 from temperance.verbs._calibrate import CalibrateArgs
 from temperance.verbs._demo import DemoArgs
 from temperance.verbs._distill import DistillArgs
@@ -18,6 +19,7 @@ ARGS: dict[str, type[Args]] = {
     "measure": MeasureArgs,
     "calibrate": CalibrateArgs,
     "distill": DistillArgs,
+    "study": StudyArgs,
 }
 
 

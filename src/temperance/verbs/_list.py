@@ -7,6 +7,7 @@ from temperance.data import list_datasets
 from temperance.models import list_models
 from temperance.objectives import list_objectives
 from temperance.objectives.transforms import list_transforms
+from temperance.studies.arms import list_arms
 
 KINDS = {
     "datasets": list_datasets,
@@ -14,4 +15,5 @@ KINDS = {
     "calibrators": list_calibrators,
     "objectives": list_objectives,
     "transforms": list_transforms,
+    "arms": list_arms,
 }

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from temperance.config import read_yaml
 from temperance.data import dataset_facts
 from temperance.errors import UserError
@@ -81,9 +79,7 @@ def carried_out(verb: str, args: StudyArgs, place: Place) -> Outcome:
     digest = identity(args, data=dataset.fingerprint)
     with running(verb, args, digest, engine, place) as run:
         result = run_study(args, dataset, engine, run, partial(load_with_truth, args.data))
-        metrics = analyse(
-            args, result.teachers, result.students, result.missing, Store(run).hits
-        )
+        metrics = analyse(args, result.teachers, result.students, result.missing, Store(run).hits)
         run.write_json("metrics.json", metrics)
         report = compose(run)
         write_report(report, run.path("report.html"))
@@ -122,12 +118,13 @@ def study_status(folder: str | Path) -> dict[str, Any]:
     }
 
 
-def study_retry(folder: str | Path, **values: Any) -> Outcome:
+def study_retry(folder: str | Path, *, overrides: Sequence[str] = (), **values: Any) -> Outcome:
     """Start the failed runs of a study again, and what waited for them.
 
     Args:
         folder: of the study.
-        values: settings to change, such as `executor={"workers": 2}`; not what runs are made of.
+        overrides: settings to change, such as `executor.workers=2`; not what runs are made of.
+        values: the same as keyword arguments.
 
     Raises:
         UserError: if the folder holds no study, or another process is carrying it out.
@@ -138,7 +135,7 @@ def study_retry(folder: str | Path, **values: Any) -> Outcome:
         failed = store.forget_failures()
     logger.info("%d failed runs are started again", failed)
     place = Place(folder, resume=True, overwrite=False)
-    args = settings(StudyArgs, store.study.folder / "config.yaml", (), values, place)
+    args = settings(StudyArgs, store.study.folder / "config.yaml", overrides, values, place)
     return carried_out(verb, args, place)
 
 
@@ -157,8 +154,5 @@ def _estimated(args: StudyArgs) -> Outcome:
     found = estimate(args, dataset_facts(args.data))
     table = Table(found.table(), "What the study would take; nothing was run and nothing written.")
     report = Report("Dry run", found.sentences, [Section("Estimate", [table])])
-    return Outcome(Path(), {"sentences": found.sentences, **_plain(found.table())}, report)
-
-
-def _plain(table: pd.DataFrame) -> dict[str, Any]:
-    return {"table": table.to_dict("records")}
+    metrics = {"sentences": found.sentences, "table": found.table().to_dict("records")}
+    return Outcome(None, metrics, report)

@@ -106,7 +106,9 @@ def _differences(found: Findings) -> list[Block]:
     if not shown:
         return [Paragraph("The study has no two arms that can be compared.")]
     several = any(contrast.difference.clusters != contrast.difference.n for contrast in shown)
-    tested = any(contrast.p is not None and contrast.standing != "exploratory" for contrast in shown)
+    tested = any(
+        contrast.p is not None and contrast.standing != "exploratory" for contrast in shown
+    )
     crossed = any(contrast.difference.new_low is not None for contrast in shown)
     table = Table(
         pd.DataFrame(
@@ -151,9 +153,7 @@ def _differences(found: Findings) -> list[Block]:
     return [table, Figure(picture, caption, "Forest plot of the paired differences above.")]
 
 
-def _contrast_row(
-    contrast: Contrast, several: bool, tested: bool, crossed: bool
-) -> dict[str, str]:
+def _contrast_row(contrast: Contrast, several: bool, tested: bool, crossed: bool) -> dict[str, str]:
     difference = contrast.difference
     standing = "" if contrast.standing == "exploratory" else f" · {contrast.standing}"
     row = {

@@ -89,17 +89,18 @@ def test_interval_is_the_jackknife_by_hand() -> None:
 
 
 @pytest.mark.parametrize("icc", [0.5, 0.8])
-@pytest.mark.parametrize("sizes", [EVEN, UNEVEN])
+@pytest.mark.parametrize("sizes", [(4, 4, 3, 3, 3), UNEVEN])
 def test_a_true_null_is_seldom_rejected(sizes: tuple[int, ...], icc: float) -> None:
-    """Pearson's own p, of 24 points, rejects it in 10 to 30 %."""
+    """Pearson's own p, for which 17 or 24 teachers are independent, rejects it in 12 to 30 %."""
     rng = np.random.default_rng(3)
     naive, ours = [], []
     for _ in range(POOLS):
         drawn, families = simulated_pool(rng, sizes, correlated(0), icc)
         naive.append(stats.pearsonr(*drawn.T).pvalue < 0.05)
-        ours.append(correlate(pearson, *drawn.T, families).p < 0.05)
-    assert np.mean(ours) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / POOLS)
-    assert np.mean(naive) > 0.09
+        found = correlate(pearson, *drawn.T, families)
+        ours.append(found.low > 0 or found.high < 0)
+    bound = 0.05 + 3 * math.sqrt(0.05 * 0.95 / POOLS)
+    assert np.mean(ours) < bound < np.mean(naive)
 
 
 @pytest.mark.parametrize("statistic", [pearson, spearman])

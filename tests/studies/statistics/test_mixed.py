@@ -115,6 +115,23 @@ def test_arms_that_are_the_same() -> None:
     assert found.estimate == pytest.approx(0, abs=1e-9)
 
 
+def test_nothing_varies() -> None:
+    students = study(0, seeds=2)
+    steps = np.where(students["arm"] == "raw", 0.8, 0.9)
+    for accuracy in (0.9, steps):
+        assert mixed_effect(students.assign(accuracy=accuracy), "calibrated", "raw") is None
+
+
+def test_coarse_accuracies_of_ragged_studies_never_break() -> None:
+    """Test sets of 100 rows, a fifth of the students missing."""
+    for seed in range(5):
+        students = study(seed, families=6, teachers=1 + seed % 2, seeds=2, sd_of_effect=0.2)
+        students["accuracy"] = students["accuracy"].round(2)
+        students = students[np.random.default_rng(seed).random(len(students)) < 0.8]
+        found = mixed_effect(students, "calibrated", "raw")
+        assert found is None or (abs(found.estimate) < 3 and 0 < found.se < 2)
+
+
 def test_few_families_and_no_arm() -> None:
     assert mixed_effect(study(0, families=4, teachers=3), "calibrated", "raw") is None
     with pytest.raises(ValueError, match="no student of the arm 'bayes'"):

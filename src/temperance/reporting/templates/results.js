@@ -2,7 +2,7 @@
 
 // Tables of class "results": searched, sorted and drawn one page at a time.
 // A column is its distinct texts in the order of their values, and for each row a code: the place
-// of its text, or -1 where there is none. So codes are sorted, texts searched, and nothing parsed.
+// of its text, or -1 where there is none. So codes are sorted, texts searched, no number is parsed.
 
 const PAGE = 50;
 const MISSING = "\u2013";
@@ -10,7 +10,6 @@ const NEXT = { none: "ascending", ascending: "descending", descending: "none" };
 
 for (const results of document.querySelectorAll(".results")) {
   const columns = JSON.parse(results.querySelector("script").textContent);
-  const searched = columns.map(({ texts }) => texts.map(comparable));
   const headings = [...results.querySelectorAll("thead th")];
   const choices = [...results.querySelectorAll("select")];
   const search = results.querySelector("input");
@@ -19,6 +18,7 @@ for (const results of document.querySelectorAll(".results")) {
   const found = results.querySelector("output");
   const place = results.querySelector(".pages span");
   const everything = columns[0].codes.map((_, row) => row);
+  let searched; // what is searched of every row, made when it is first needed
   let rows = everything;
   let page = 0;
 
@@ -45,8 +45,8 @@ for (const results of document.querySelectorAll(".results")) {
       tests.push((row) => codes[row] === wanted);
     }
     for (const word of comparable(search.value).split(/\s+/).filter(Boolean)) {
-      const hits = searched.map((texts) => texts.map((text) => text.includes(word)));
-      tests.push((row) => columns.some(({ codes }, i) => hits[i][codes[row]]));
+      searched ??= everything.map((row) => comparable(texts(row).join("\n")));
+      tests.push((row) => searched[row].includes(word));
     }
     rows = everything.filter((row) => tests.every((test) => test(row)));
 
@@ -72,14 +72,18 @@ for (const results of document.querySelectorAll(".results")) {
 
   function line(row) {
     const drawn = document.createElement("tr");
-    columns.forEach(({ texts, codes }, i) => {
+    texts(row).forEach((text, i) => {
       const cell = document.createElement(i === 0 ? "th" : "td");
       if (i === 0) cell.scope = "row";
       cell.className = headings[i].className;
-      cell.textContent = texts[codes[row]] ?? MISSING; // as text: markup in a cell stays visible
+      cell.textContent = text; // as text: markup in a cell stays visible
       drawn.append(cell);
     });
     return drawn;
+  }
+
+  function texts(row) {
+    return columns.map((column) => column.texts[column.codes[row]] ?? MISSING);
   }
 }
 

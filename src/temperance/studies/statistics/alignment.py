@@ -77,7 +77,7 @@ def alignment_of(
     """Regress the log of each teacher's best softening on the log of its fitted temperature.
 
     Errors in both variables and a scatter about the line (`straight_lines`). Intervals: families
-    are resampled with all their teachers (pairs cluster bootstrap, 999 times from a fixed seed),
+    are resampled with all their teachers (pairs cluster bootstrap, 499 times from a fixed seed),
     and its standard error is multiplied by the t quantile of families − 1 degrees of freedom; its
     percentiles cover too little (`benchmarks/results/study_coverage/alignment.md`). The test
     permutes the families' mean log T over the families, whose mean log optima are weighted by
@@ -115,7 +115,7 @@ def alignment_of(
         raise ValueError("the alignment needs teachers of different T, and all have the same")
     y = np.array([optimum.log_softening for optimum in optima])[inside]
     se_y = np.array([optimum.se for optimum in optima])[inside]
-    family = family_codes(np.asarray(families, dtype=object)[inside].tolist())
+    family = family_codes(list(itertools.compress(families, inside)))
     groups = int(family.max()) + 1
 
     counts = resampled_families(groups)[:, family]
@@ -155,6 +155,8 @@ def _permuted(x: Teachers, y: Teachers, se_y: Teachers, family: Families) -> flo
     total = np.bincount(family, precision)
     y = np.bincount(family, precision * y) / total
     x = np.bincount(family, x) / np.bincount(family)
+    if np.ptp(x) == 0:  # every permutation is the same
+        return 1.0
     null = straight_lines(x, y, np.zeros_like(x), total**-0.5, slope=0.0)
     weights = 1 / (1 / total + null.scatter[0] ** 2)
     pull = weights * (y - null.intercept[0])

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 STEPS = 200
-TOLERANCE = 1e-10
+TOLERANCE = 1e-8
 
 Points = Float[np.ndarray, " points"]
 

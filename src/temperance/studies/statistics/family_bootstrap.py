@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from temperance.studies.statistics.families import family_quantile
 from temperance.studies.statistics.paired import FEWEST
 
-RESAMPLES = 999
+RESAMPLES = 499
 FEWEST_DRAWN = 3  # families in a resample; fewer do not say what a slope varies by
 
 

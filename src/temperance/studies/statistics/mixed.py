@@ -42,7 +42,7 @@ def mixed_effect(frame: pd.DataFrame, arm: str, against: str) -> MixedEffect | N
             objective and softening. Other arms are ignored.
 
     Returns:
-        None under 5 families, and where the likelihood has no maximum.
+        None under 5 families, and where the fit has no standard error (nothing varies).
 
     Raises:
         ValueError: if an arm has no student.
@@ -86,12 +86,15 @@ def mixed_effect(frame: pd.DataFrame, arm: str, against: str) -> MixedEffect | N
         warnings.simplefilter("always")
         try:
             fit = model.fit()
+            se = float(fit.bse_fe["side"])
         except np.linalg.LinAlgError:
             return None
+    if not np.isfinite(se):
+        return None
     complaints = [w for w in caught if issubclass(w.category, ConvergenceWarning)]
     return MixedEffect(
         estimate=float(fit.fe_params["side"]),
-        se=float(fit.bse_fe["side"]),
+        se=se,
         n=n,
         groups=families,
         converged=bool(fit.converged) and not complaints,

@@ -14,7 +14,7 @@ from temperance.studies.statistics.crossed import crossed_variance
 
 FEWEST = 5  # clusters below which no interval is given
 FEWEST_FOR_SIGN_FLIP = 6  # below, the smallest attainable two-sided p exceeds 0.05
-MOST_FOR_EVERY_SIGN = 20  # above, signs are drawn: 2^19 sums take 2 ms, scipy's loop minutes
+MOST_FOR_EVERY_SIGN = 20  # above, random signs are drawn
 POWER = 0.8
 
 

@@ -24,8 +24,9 @@ def collinearity(predictors: pd.DataFrame) -> pd.DataFrame:
     Index: the predictors. Columns:
 
     - `vif`: variance inflation factor, 1 / (1 − R²) of the regression on all other predictors;
-      above 10 a joint regression says nothing about this one. Infinite where the others give it
-      exactly; NaN for a constant one, and with fewer than two teachers more than predictors;
+      above 10 a joint regression says nothing about this one. Infinite for one that is another
+      listed before it, or the sum of two: the regression does without it, else theirs would be
+      infinite too. NaN for a constant one, and with too few teachers for the regression;
     - `with_accuracy`, `with_gap`: Pearson's r with those two; NaN where they are not given;
     - `same_as`: what it equals for every teacher, or None (see `identities`).
 
@@ -44,9 +45,11 @@ def collinearity(predictors: pd.DataFrame) -> pd.DataFrame:
     """
     known = predictors.dropna()
     columns = {name: known[name].to_numpy(dtype=np.float64) for name in known.columns}
-    same = {name: other for name, other, _ in _equalities(columns)}
-    same |= {other: name for name, other, _ in reversed(_equalities(columns))}
-    table = pd.DataFrame({"vif": _inflation(columns)}, index=known.columns, dtype=np.float64)
+    equalities = _equalities(columns)
+    same = {name: other for name, other, _ in equalities}
+    same |= {other: name for name, other, _ in reversed(equalities)}
+    told = {*_sums(columns), *(other for _, other, _ in equalities)}
+    table = pd.DataFrame({"vif": _inflation(columns, told)}, index=known.columns, dtype=np.float64)
     for name in ("accuracy", "gap"):
         given = columns.get(name)
         table[f"with_{name}"] = [
@@ -78,10 +81,20 @@ def identities(predictors: pd.DataFrame) -> list[str]:
     return sentences + [
         f"{name} is {first} {'+' if sign > 0 else '−'} {second}: a joint regression takes at most"
         " two of the three."
+        for name, (first, second, sign) in _sums(columns).items()
+    ]
+
+
+def _sums(
+    columns: dict[str, Float[np.ndarray, " teachers"]],
+) -> dict[str, tuple[str, str, int]]:
+    """Those of `SUMS` that hold."""
+    return {
+        name: (first, second, sign)
         for name, (first, second, sign) in SUMS.items()
         if {name, first, second} <= columns.keys()
         and _same(columns[name], columns[first] + sign * columns[second])
-    ]
+    }
 
 
 def _equalities(
@@ -113,15 +126,17 @@ def _reason(name: str, other: str, columns: dict[str, Float[np.ndarray, " teache
     return f", since {why}: it says how confident a teacher is and no more about calibration."
 
 
-def _inflation(columns: dict[str, Float[np.ndarray, " teachers"]]) -> list[float]:
-    """Variance inflation factors of the columns that vary."""
+def _inflation(columns: dict[str, Float[np.ndarray, " teachers"]], told: set[str]) -> list[float]:
+    """Variance inflation factors; of those that are told by others, infinity."""
+    factors = {name: math.inf if name in told else math.nan for name in columns}
     varying = {
         name: (column - column.mean()) / column.std()
         for name, column in columns.items()
-        if len(column) > len(columns) + 1 and np.ptp(column) > 0
+        if name not in told and len(column) > 1 and np.ptp(column) > 0
     }
-    factors = dict.fromkeys(columns, math.nan)
     for name, column in varying.items():
+        if len(column) <= len(varying) + 1:
+            break  # no degree of freedom is left
         others = np.array([other for key, other in varying.items() if key != name])
         design = others.reshape(-1, len(column)).T
         unexplained = column - design @ np.linalg.lstsq(design, column)[0]

@@ -78,15 +78,15 @@ def common_curve(
         raise ValueError(f"a common curve needs {FEWEST_TEACHERS} teachers, got {len(accuracies)}")
     reached = _reached(relative)
     reached &= reached.sum(1, keepdims=True) >= FEWEST_POINTS
-    compared = reached.any(1)
-    if compared.sum() < FEWEST_TEACHERS:
+    compared = np.flatnonzero(reached.any(1))
+    if len(compared) < FEWEST_TEACHERS:
         raise ValueError(
             f"a common curve needs {FEWEST_TEACHERS} teachers whose softenings overlap in units of"
-            f" T, and {compared.sum()} of {len(accuracies)} do"
+            f" T, and {len(compared)} of {len(accuracies)} do"
         )
     errors = np.stack([_left_out(x, accuracies, reached) for x in (absolute, relative)])
 
-    family = family_codes(np.asarray(families, dtype=object)[compared].tolist())
+    family = family_codes([families[teacher] for teacher in compared.tolist()])
     groups = int(family.max()) + 1
     counts = resampled_families(groups)
     squares = np.stack([np.bincount(family, own) for own in (errors**2).sum(2)[:, compared]])
@@ -97,7 +97,7 @@ def common_curve(
         relative=float(rmse[1, 0]),
         difference=estimate_of(rmse[0] - rmse[1], groups),
         points=int(reached.sum()),
-        n=int(compared.sum()),
+        n=len(compared),
         families=groups,
     )
 
