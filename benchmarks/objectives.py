@@ -48,7 +48,7 @@ COMPARED = [
     ("calibrated", "raw"),
     ("calibrated", "constant-T"),
 ]
-VARIANTS = {name: {} for name in OBJECTIVES if name not in ("labels", "combined")} | {
+VARIANTS = {name: {} for name in OBJECTIVES if name not in ("labels", "combined", "weight-matched")} | {
     "mlkd, as published": {"variant": "code"},
 }
 SUMS = ["kd+fitnet", "kd+crd", "kd+reviewkd"]

@@ -263,7 +263,7 @@ SECTIONS = {
     mixed: (
         50,
         "The mixed model",
-        "Eight families; sensitivity only. Not converged: nearly always a variance at 0, of "
+        "Eight families; sensitivity only. “Converged” excludes fits with a variance at 0, of "
         "which the standard error then takes no account.",
     ),
 }

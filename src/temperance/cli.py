@@ -165,7 +165,7 @@ def _add_study() -> None:
             list[str] | None,
             typer.Argument(
                 metavar="[RECIPE.yaml] [key.sub=value]... | status DIR | retry DIR",
-                help="A YAML file, then overrides; or how far a study is; or its failed runs again.",
+                help="A YAML file and overrides; or how far a study is, its failed runs again.",
                 show_default=False,
             ),
         ] = None,

@@ -164,6 +164,6 @@ def test_drawings_survive_rendering_without_warnings() -> None:
         nothing = pd.DataFrame({"$a_{": [np.nan]}, index=["<b>"])
         heat_map(three, nothing, nothing.fillna(0).astype(int))
         students = pd.DataFrame({"arm": ["$x_{"], "ece": [np.nan], "ece_calibrated": [0.1]})
-        calibration_before_after(four, students, "ece", "ece_calibrated")
+        calibration_before_after(four, students, "ece")
 
     assert svg(draw, width=1000, height=800).startswith("<svg")

@@ -9,7 +9,16 @@ import pytest
 
 from temperance.reporting.arm_figures import paired_differences
 from temperance.reporting.figures import svg
-from temperance.reporting.html import Code, Figure, Paragraph, Report, Section, Table, write_report
+from temperance.reporting.html import (
+    Code,
+    DataTable,
+    Figure,
+    Paragraph,
+    Report,
+    Section,
+    Table,
+    write_report,
+)
 
 BAD = "<script>alert(1)</script><img src='https://example.org/x.png' onerror='alert(2)'>"
 
@@ -20,11 +29,12 @@ def example() -> Report:
     drawing = svg(lambda f: paired_differences(f.subplots(), labels, [1, 2], [0, 1], [2, 3]))
     wide = pd.DataFrame({f"column {i} {BAD}": [f"row {BAD}", "[−1.00, 2.00]"] for i in range(12)})
     table = Table(wide, BAD, emphasise=[1], help={wide.columns[0]: BAD})
+    long = DataTable(wide, BAD, BAD, help={wide.columns[0]: BAD})
     return Report(
         title=f"Report {BAD}",
         lead=[f"It helped by 0.5 points. {BAD}", "Or did it?"],
         sections=[
-            Section(f"Results {BAD}", [table]),
+            Section(f"Results {BAD}", [table, long]),
             Section("Figures", [Figure(drawing, BAD, BAD), Figure(svg(lambda f: None), "b", "b")]),
             Section("Texts", [Paragraph(f"paragraph {BAD}"), Code(f"code {BAD}" * 20)]),
         ],

@@ -213,9 +213,7 @@ def test_stopped_at_the_next_step(
     assert argv == ["study", "--resume", "--out", str(folder)]
     assert json.loads((folder / "status.json").read_text())["running"] == []
     before = results(folder)
-    succeeds(*argv, "executor.workers=1") if False else succeeds(
-        "study", *LONG, "--resume", "--out", folder
-    )
+    succeeds(*argv, "--workers", 1)
     assert before.items() <= results(folder).items()
     same(folder, study(*LONG))
 

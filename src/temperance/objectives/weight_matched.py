@@ -59,14 +59,14 @@ class WeightMatched(Objective):
         self.objective = _BY_NAME[self.args.objective.name](self.args.objective)
         self.needs = self.objective.needs
         self.caution = self.objective.caution
-        if self.objective.teacher_logits != "used" or self.needs.features != "none":
+        why_not = None
+        if self.objective.teacher_logits != "used":
+            why_not = f"does not hear calibration ({self.objective.calibration})"
+        elif self.needs.features != "none":
+            why_not = "compares activations too"
+        if why_not:
             raise UserError(
-                f"matches what calibrated logits change, and '{self.args.objective.name}' "
-                + (
-                    "compares activations too"
-                    if self.objective.teacher_logits == "used"
-                    else f"does not hear calibration ({self.objective.calibration})"
-                ),
+                f"matches what calibrating changes, and '{self.args.objective.name}' {why_not}",
                 where=f"objective '{self.name}'",
                 mend="Give it an objective of logits, such as 'kd'",
             )

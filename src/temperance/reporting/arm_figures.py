@@ -132,7 +132,7 @@ def heat_map(ax: Axes, differences: pd.DataFrame, counts: pd.DataFrame) -> Axes:
     Under half a point nothing is deep, so that noise does not look like a finding.
 
     Args:
-        ax: about 70 pixels per column and 45 per row, and 160 for the labels.
+        ax: about 70 pixels per column and 160 for names, 45 per row and 110 for names.
         differences: one row per objective and one column per arm, both by name; NaN: not run.
         counts: the n of every difference, with the same names.
     """
@@ -160,10 +160,7 @@ def heat_map(ax: Axes, differences: pd.DataFrame, counts: pd.DataFrame) -> Axes:
 
 
 def calibration_before_after(
-    ax: Axes,
-    students: pd.DataFrame,
-    before: Literal["gap", "ece"] = "gap",
-    after: Literal["gap_calibrated", "ece_calibrated"] = "gap_calibrated",
+    ax: Axes, students: pd.DataFrame, error: Literal["gap", "ece"] = "gap"
 ) -> Axes:
     """Students' calibration as they are, and after their own fitted T, arm by arm.
 
@@ -171,9 +168,9 @@ def calibration_before_after(
 
     Args:
         ax: about 46 pixels per arm, and 90 for the axis and the legend.
-        students: with the columns `arm` (drawn in this order) and those two (−1 to 1).
-        before: column of the students as they are.
-        after: the same after their own calibration temperature.
+        students: with the columns `arm` (drawn in order of appearance), and `gap` and
+            `gap_calibrated`, or `ece` and `ece_calibrated` (−1 to 1); NaN is left out.
+        error: which of both.
     """
     arms = list(students["arm"].unique())
     ax.axvline(0, color=INK, linewidth=1, zorder=1)
@@ -181,7 +178,7 @@ def calibration_before_after(
         group = students[students["arm"] == arm]
         alpha = float(np.clip(12 / len(group), 0.15, 0.55))
         means = []
-        for column, look in ((before, _BEFORE), (after, _AFTER)):
+        for column, look in ((error, _BEFORE), (f"{error}_calibrated", _AFTER)):
             values = 100 * group[column].dropna().to_numpy(dtype=float)
             offsets = row + np.linspace(0.16, 0.36, len(values))
             ax.scatter(values, offsets, s=9, color=look["color"], alpha=alpha, linewidths=0)
@@ -194,7 +191,7 @@ def calibration_before_after(
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.set_xlabel("confidence − accuracy (points)" if before == "gap" else "top-label ECE (%)")
+    ax.set_xlabel("confidence − accuracy (points)" if error == "gap" else "top-label ECE (%)")
     handles = [
         Line2D([], [], **_BEFORE, label="as trained"),
         Line2D([], [], **_AFTER, label="after its own T"),

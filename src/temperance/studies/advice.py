@@ -81,7 +81,7 @@ def _softenings(measured: Measurement, constant: float | None) -> Iterator[Propo
     known = f"T = {T}" if ends is None else f"T = {T} {interval(*ends, 2)}"
     beyond = number(FACTOR * fit.temperature, 2)
     if ends is not None and ends.low <= 1 <= ends.high:
-        yield Proposal("calibrated", "no", f"{known} contains 1: its target is raw's, by chance")
+        yield Proposal("calibrated", "no", f"{known} contains 1: it cannot be told from raw")
         yield Proposal(
             "under-confident", "yes", f"{FACTOR:g} × T = {beyond} softens, whatever T is"
         )
@@ -94,15 +94,17 @@ def _softenings(measured: Measurement, constant: float | None) -> Iterator[Propo
     sure = "excludes 1" if ends is not None else "has no interval (it lies at a bound)"
     fragile = f"; fragile, with {fit.wrong} wrong rows: prefer a cross-fit" if fit.fragile else ""
     yield Proposal("calibrated", "yes", f"{known} {sure}: another target than raw's{fragile}")
-    yield _constant(ends, constant)
+    against_constant = _constant(ends, constant)
+    yield against_constant
     why = (
         f"{FACTOR:g} × T = {beyond}: the labels beside it are over-confident themselves"
         if fit.temperature > 1
         else f"T sharpens; {FACTOR:g} × T = {beyond} says whether less of that is better"
     )
     yield Proposal("under-confident", "yes", why)
-    why = "once calibrated beats constant-T: whether the confidence of the single row matters"
-    yield Proposal("shuffled-entropy", "later", why)
+    if against_constant.run != "no":
+        why = "once calibrated beats constant-T: whether the confidence of the single row matters"
+        yield Proposal("shuffled-entropy", "later", why)
 
 
 def _constant(ends: Interval | None, constant: float | None) -> Proposal:
@@ -111,7 +113,7 @@ def _constant(ends: Interval | None, constant: float | None) -> Proposal:
         return Proposal("constant-T", "later", why)
     mean = number(constant, 2)
     if ends is not None and ends.low <= constant <= ends.high:
-        why = f"the {mean} of all these teachers lies in T's interval: the same target, by chance"
+        why = f"the {mean} of all these teachers lies in T's interval: no study tells them apart"
         return Proposal("constant-T", "no", why)
     why = f"whether the fitted T does more than the {mean} of all these teachers"
     return Proposal("constant-T", "yes", why)
@@ -144,10 +146,10 @@ def evidence_sentence(
     found: Sequence[Evidence], *, transfer: str, sign: Sign | None, classes: int
 ) -> str:
     """What committed studies found for such teachers, or that there is none."""
-    who = {"over": "over-confident teachers", "under": "under-confident teachers"}
-    of_whom = who.get(sign or "", "teachers of either sign")
     few, many = math.ceil(classes / CLASSES_WITHIN), math.floor(classes * CLASSES_WITHIN)
-    regime = f"{of_whom}, {transfer} rows and {few} to {many} classes"
+    # Of a teacher whose sign is not known only what holds for both may be quoted.
+    who = "teachers of both signs together" if sign is None else f"{sign}-confident teachers"
+    regime = f"{who}, {transfer} rows and {few} to {many} classes"
     alike = [one for one in found if one.contrast == "calibrated − raw"]
     if not alike:
         return f"No committed study is about {regime}: nothing can be said of what will help."

@@ -45,7 +45,8 @@ def analyse(
     """
     if students.empty:
         return {"sentences": ["No student was trained."], "contrasts": [], "ladder": [],
-                "alignment": [], "across": [], "mixed": None, "failed": _failed(missing)}  # fmt: skip
+                "alignment": [], "across": [], "mixed": None,
+                "failed": _failed(missing)}  # fmt: skip
     contrasts = Contrasts(args, students, hits).all()
     steps = ladder(contrasts, args.margin)
     taught = students[students["teacher"].notna()]

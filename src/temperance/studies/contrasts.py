@@ -1,4 +1,4 @@
-"""One arm minus another over the same teachers: pairs, their statistics, and how they are called."""
+"""One arm minus another over the same teachers: pairs, their statistics, their names."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Contrast:
 
     @property
     def p(self) -> float | None:
-        """In the hypothesis's direction: by turning signs from 6 clusters on, else by the t-test."""
+        """In the hypothesis's direction: by sign flips from 6 clusters on, else by the t-test."""
         both = self.difference.p_sign_flip
         both = self.difference.p if both is None else both
         if both is None or self.direction == "two-sided":
@@ -223,7 +223,8 @@ class Contrasts:
                     return None
                 differences.append(100 * (first - second))
             of_units.append(pd.concat(differences, axis=1).mean(axis=1))
-        return pd.concat(of_units, axis=1).to_numpy(dtype=np.float64).T
+        rows: Float[np.ndarray, "units rows"] = pd.concat(of_units, axis=1).to_numpy(np.float64).T
+        return rows
 
     def _of(self, arm: str, way: Way) -> pd.DataFrame:
         """The students of an arm; of one way, as far as it applies to them."""

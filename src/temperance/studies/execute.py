@@ -179,11 +179,11 @@ class Jobs:
             "family": teacher.family if teacher else None,
             "replicate": planned.replicate,
             "arm": planned.arm,
-            "factor": planned.factor,
+            "factor": _number(planned.factor),
             "objective": cell.objective if cell else None,
-            "softening": cell.softening if cell else None,
+            "softening": _number(cell.softening if cell else None),
             "teacher_softening": softening,
-            "T": training.temperature,
+            "T": _number(training.temperature),
             "student": planned.student,
             "transfer": cell.transfer if cell else None,
             "seed": planned.seed,
@@ -339,6 +339,11 @@ def finder(store: Store) -> Callable[[Task], Outcome | None]:
         return None
 
     return found
+
+
+def _number(value: float | None) -> float:
+    """For a column that is a number even where all its rows have none."""
+    return math.nan if value is None else value
 
 
 def _with_threads(args: StudyArgs) -> StudyArgs:

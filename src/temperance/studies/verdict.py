@@ -1,4 +1,4 @@
-"""What a study's contrasts support: a ladder of verdicts, and two sentences made from the numbers."""
+"""What a study's contrasts support: a ladder of verdicts, and sentences made from numbers."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def ladder(contrasts: Sequence[Contrast], margin: float) -> list[Step]:
     for way, found in by_way.items():
         reached = True
         for rung in LADDER:
-            states = {
+            states: dict[str, str] = {
                 against: status(found[against], margin) if against in found else "not run"
                 for against in rung.against
             }
             reached = reached and all(state == "better" for state in states.values())
             shown = next(iter(found.values())).shown
-            steps.append(Step(way, shown, rung.conclusion, rung.against, dict(states), reached))
+            steps.append(Step(way, shown, rung.conclusion, rung.against, states, reached))
     return steps
 
 

@@ -341,13 +341,13 @@ class Worker:
         spec = training.recipe.augment
         if live or not cacheable(spec):
             return LiveTeacher(self.model(self._weights_of(source)), calibrator)
-        logits = self.cached(self._weights_of(source), source.sha256, training.replicate,
-                             training.rows, spec)  # fmt: skip
-        return CachedTeacher(logits.to(self.engine.device), rows.ids, calibrator)
+        logits, ids = self.cached(self._weights_of(source), source.sha256, training.replicate,
+                                  training.rows, spec)  # fmt: skip
+        return CachedTeacher(logits.to(self.engine.device), ids, calibrator)
 
     def _cached(
         self, weights: str, sha256: str, replicate: int, rows: str, spec: ViewSpec
-    ) -> Float[Tensor, "views rows classes"]:
+    ) -> tuple[Float[Tensor, "views rows classes"], Int[Tensor, " rows"]]:
         """What a teacher says of every view of the rows; asked once, and kept on disk."""
         images = self.splits(replicate, rows).train
         facts = {"teacher": sha256, "data": self.dataset.fingerprint, "replicate": replicate}
@@ -358,7 +358,7 @@ class Worker:
             if not path.is_file():
                 logits = fill(self.model(weights), images, spec, self.engine.device)
                 save_cache(path, logits, images.ids)
-            return load_cache(path)[0]
+            return load_cache(path)
 
     def _says(self, source: Source, images: ImageSet) -> Float[Tensor, "rows classes"]:
         """What a teacher says of the rows, unaltered; their folds' teachers if it is those."""

@@ -39,7 +39,7 @@ from temperance.studies.advice import (
     proposals,
 )
 from temperance.studies.evidence import Evidence, Sign, in_regime, load_evidence, to_json
-from temperance.studies.ordering import cross_fitted_nll, order_of
+from temperance.studies.ordering import REPLICATES, cross_fitted_nll, order_of
 from temperance.studies.plan import Transfer
 from temperance.studies.statistics import geometric_mean
 from temperance.tasks import predict
@@ -148,7 +148,7 @@ class Look:
 
     @property
     def measured(self) -> Measurement:
-        """What advice is made of; of very many logits the gap has no interval and stands as it is."""
+        """What advice is made of; the gap of very many logits has no interval, and needs none."""
         gap = self.report.intervals.get("gap", Interval(self.report.gap, self.report.gap))
         return Measurement(gap, self.fit)
 
@@ -189,16 +189,15 @@ def _taught(
     Nobody but the teachers of the folds can say what they make of a row each has not seen: there,
     and where there are no unlabelled rows, the rows measured on stand for them.
     """
-    rows = {"in-sample": "train", "unlabelled": "unlabelled", "out-of-fold": args.rows}[
-        args.transfer
-    ]
-    if not len(getattr(splits, rows)):
+    rows = {"in-sample": "train", "unlabelled": "unlabelled"}.get(args.transfer)
+    if rows is None or not len(getattr(splits, rows)):
         rows = args.rows
     logits, targets = predict(model, getattr(splits, rows), device=engine.device)
     at_T = logits.double() / temperature
     before, after = (calibration_report(z, targets, intervals=False) for z in (logits, at_T))
     return {
         "rows": rows,
+        "stand_in": rows == args.rows,
         "n": before.n,
         "accuracy": before.accuracy,
         "confidence": [before.confidence, after.confidence],
@@ -307,9 +306,9 @@ def _words(look: Look) -> Iterator[str]:
     yield f"Among the calibrators, `auto` takes {look.chosen.notes['why']}."
     taught = look.taught
     entropy, gap = taught["entropy"], [100 * value for value in taught["gap"]]
+    which = "which stand for those" if taught["stand_in"] else "the ones"
     yield (
-        f"On the {taught['n']:,} rows of {taught['rows']}, which stand for those to be distilled,"
-        f" it is right in {100 * taught['accuracy']:.1f} %; T takes its mean entropy from"
+        f"On the {taught['n']:,} rows of {taught['rows']}, {which} to be distilled, it is right in {100 * taught['accuracy']:.1f} %; T takes its mean entropy from"
         f" {entropy[0]:.3f} to {entropy[1]:.3f} nats and its gap from {signed(gap[0], 1)} to"
         f" {signed(gap[1], 1)} points."
     )
@@ -343,8 +342,8 @@ def _order(
         sure = "their rows differ (other data or splits), so how sure that is cannot be told"
     else:
         sure = (
-            f"{names[0]} has the lowest in {order.first_is_best:.0%} of resampled sets of their"
-            f" {len(first.ids):,} common rows"
+            f"{names[0]} has the lowest in {100 * order.first_is_best:.1f} % of {REPLICATES:,}"
+            f" resampled sets of their {len(first.ids):,} common rows"
         )
     listed = ", ".join(f"{name} {nll:.4f}" for name, nll in zip(names, order.nll, strict=True))
     return {

@@ -123,8 +123,8 @@ def _alignment(found: dict[str, Any], shown: str) -> list[Block]:
         blocks.append(
             Figure(
                 svg(draw_line, width=800, height=440),
-                f"Best teacher softening against fitted T{where}, both with 95 % intervals. Slope 1:"
-                " T is the right unit; slope 0: one constant does as well. Hollow: the best"
+                f"Best teacher softening against fitted T{where}, both with 95 % intervals. Slope"
+                " 1: T is the right unit; slope 0: one constant does as well. Hollow: the best"
                 " softening lies at an end of the grid.",
                 "Log best teacher softening over log fitted temperature, one point per teacher.",
             )
@@ -149,8 +149,8 @@ def _alignment(found: dict[str, Any], shown: str) -> list[Block]:
     blocks.append(
         Figure(
             svg(draw_curves, width=900, height=380),
-            f"Student accuracy over the teacher's softening{where}, relative to each teacher's mean:"
-            f" absolute (left) and in units of its T (right).{said}",
+            f"Student accuracy over the teacher's softening{where}, relative to each teacher's"
+            f" mean: absolute (left) and in units of its T (right).{said}",
             "Accuracy curves over teacher softening, one per teacher, on two axes.",
         )
     )
@@ -198,13 +198,24 @@ def _across(found: dict[str, Any], teachers: pd.DataFrame, where: str) -> list[B
     pool = pool.assign(student_accuracy=np.array(found["outcome"]) / 100)
     r = {row["predictor"]: row["pearson"] for row in found["correlations"]}
     ace = found.get("ace")
+    sees = "" if ace is None else f" {ace['sentence']}"
     blocks: list[Block] = [
-        _panels(pool, "ace", r, f"Teacher accuracy, and teacher ACE, against student accuracy{where}"
-                " (the paper's Figure 1)." + ("" if ace is None else f" {ace['sentence']}")),
-        _panels(pool, "gap", r, "The same with the signed gap, mean confidence − accuracy: left of 0"
-                " a teacher is under-confident."),
+        _panels(
+            pool,
+            "ace",
+            r,
+            f"Teacher accuracy, and teacher ACE, against student accuracy{where} (the paper's"
+            f" Figure 1).{sees}",
+        ),
+        _panels(
+            pool,
+            "gap",
+            r,
+            "The same with the signed gap, mean confidence − accuracy: left of 0 a teacher is"
+            " under-confident.",
+        ),
         _correlations(found, where),
-    ]  # fmt: skip
+    ]
     remarks = [*found["balance"]["remarks"], *(text.rstrip(".") for text in found["identities"])]
     if remarks:
         blocks.append(Paragraph(f"What this pool cannot tell: {'; '.join(remarks)}."))

@@ -58,11 +58,14 @@ def read_findings(folder: Path) -> Findings:
     """The settings, tables and numbers of a finished study."""
     run = Run(folder)
     metrics = run.read_json("metrics.json") or {}
-    tables = [pd.read_parquet(folder / f"{name}.parquet") for name in
-              ("teachers", "students", "missing")]  # fmt: skip
+    teachers, students, missing = (
+        pd.read_parquet(folder / f"{name}.parquet") for name in ("teachers", "students", "missing")
+    )
     return Findings(
         load_config(StudyArgs, folder / "config.yaml"),
-        *tables,
+        teachers,
+        students,
+        missing,
         metrics,
         [Contrast.from_dict(record) for record in metrics["contrasts"]],
         [Step.from_dict(record) for record in metrics["ladder"]],

@@ -180,7 +180,7 @@ def factors_section(contrasts: Sequence[Contrast], teachers: pd.DataFrame) -> li
         def draw(figure: Any, found: Sequence[Contrast] = found) -> None:
             under_confidence_curve(
                 figure.subplots(),
-                [contrast.way.factor for contrast in found],
+                [_or_nan(contrast.way.factor) for contrast in found],
                 [contrast.difference.mean for contrast in found],
                 [_or_nan(contrast.difference.low) for contrast in found],
                 [_or_nan(contrast.difference.high) for contrast in found],

@@ -5,6 +5,7 @@ from temperance.studies.statistics.paired import (
     PairedDifference,
     geometric_mean,
     paired_difference,
+    required,
 )
 
-__all__ = ["FEWEST", "PairedDifference", "geometric_mean", "paired_difference"]
+__all__ = ["FEWEST", "PairedDifference", "geometric_mean", "paired_difference", "required"]
