@@ -277,7 +277,9 @@ def test_a_run_that_fails_stops_no_other(
 
 def test_what_waits_for_a_failure_names_it(tmp_path: Path, temperance: Callable[..., Any]) -> None:
     folder = tmp_path / "study"
-    pool = "pool.variants=[{name: good}, {name: bad, training: {optimizer: {name: sgd, lr: 1.0e9}}}]"
+    pool = (
+        "pool.variants=[{name: good}, {name: bad, training: {optimizer: {name: sgd, lr: 1.0e9}}}]"
+    )
     done = temperance("study", *SMALL, "replicates=1", "arms=[labels,raw]", pool, "--out", folder)
     assert done.code == 1, done.err
     missing = pd.read_parquet(folder / "missing.parquet").set_index("run")
@@ -289,26 +291,36 @@ def test_what_waits_for_a_failure_names_it(tmp_path: Path, temperance: Callable[
     assert list(pd.read_parquet(folder / "teachers.parquet").recipe) == ["good"]
 
 
-@pytest.mark.parametrize("limit", [100, 5000])
-def test_a_full_disk(
-    limit: int, tmp_path: Path, study: Study, temperance: Callable[..., Any],
-    succeeds: Callable[..., Any],
+def test_a_disk_that_is_full_from_the_start(
+    tmp_path: Path, refused: Callable[..., str],
     disk_limit: Callable[[int], contextlib.AbstractContextManager[None]],
 ) -> None:  # fmt: skip
-    """100 bytes: nothing can be written. 5000: settings can, but not what a run is about."""
+    with disk_limit(100):
+        refused("study", *SMALL, "--out", tmp_path / "study", words=("cannot be written", "Free"))
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_disk_too_full_for_what_students_say(
+    tmp_path: Path, study: Study, temperance: Callable[..., Any], succeeds: Callable[..., Any],
+    disk_limit: Callable[[int], contextlib.AbstractContextManager[None]],
+) -> None:  # fmt: skip
     folder = tmp_path / "study"
-    with disk_limit(limit):
-        done = temperance("study", *LONG, "--out", folder)
-    assert done.code == (2 if limit == 100 else 1), done.err
-    if limit == 100:
-        assert done.err.startswith("error: ")
-        assert "cannot be written" in done.err
-        assert not any(folder.rglob("*.json"))
-        return
-    why = pd.read_parquet(folder / "missing.parquet").why
-    assert any("cannot be written" in each for each in why)
+    shutil.copytree(study(*SMALL), folder)
+    again = sorted(folder.glob("runs/*student*"))[::4]
+    for run in again:
+        shutil.rmtree(run)
+    with disk_limit(60_000):
+        done = temperance("study", *SMALL, "--resume", "--out", folder)
+    assert done.code == 2  # for the report
+    assert "report.html: cannot be written" in done.err
+    failed = [run for run in list_runs(folder) if run.state == "failed"]
+    assert [run.folder for run in failed] == [run.name for run in again]
+    assert all("predictions/test.safetensors: cannot be written" in run.content["error"]
+               for run in failed)  # fmt: skip
+    before = results(folder)
     succeeds("study", "retry", folder)
-    same(folder, study(*LONG))
+    assert before.items() <= results(folder).items()
+    same(folder, study(*SMALL))
 
 
 def test_damaged_files_are_named_and_their_runs_done_again(

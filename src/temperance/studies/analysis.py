@@ -28,6 +28,8 @@ PREDICTORS = (
     *("accuracy", "confidence", "gap", "absolute_gap", "ece", "ace", "log_T"),
     *("refinement", "calibration", "nll", "brier"),
 )
+TRUTH = ("truth_kl", "truth_kl_refinement", "truth_kl_calibration", "truth_mse")
+"""Further predictors where the truth is known."""
 FEWEST_GRID = 5  # softenings below which no optimum is looked for
 
 
@@ -170,7 +172,8 @@ def _across(teachers: pd.DataFrame, taught: pd.DataFrame) -> Iterator[dict[str, 
     for way, group in raw.groupby(ways, dropna=False, sort=False):
         outcome = 100 * group.groupby("teacher", sort=False)["accuracy"].mean()
         known = columns.loc[outcome.index]
-        predictors = known[list(PREDICTORS)]
+        truth = [name for name in TRUTH if name in known]
+        predictors = known[[*PREDICTORS, *truth]]
         families = known["family"].tolist()
         found: dict[str, Any] = {
             "way": [None if pd.isna(value) else value for value in way],

@@ -138,6 +138,7 @@ class Look:
     facts: Mapping[str, Any]
     """What identifies it and its data."""
     ids: Int[Tensor, " rows"]
+    targets: Int[Tensor, " rows"]
     report: CalibrationReport
     fit: TemperatureFit
     chosen: FitReport
@@ -173,6 +174,7 @@ def _look_at(path: Path, name: str, args: AdviseArgs, engine: Engine) -> Look:
         classes=tuple(source.model.classes),
         facts=source.facts,
         ids=getattr(source.splits, args.rows).ids,
+        targets=targets,
         report=report,
         fit=fit,
         chosen=auto.fit_report,
@@ -308,8 +310,9 @@ def _words(look: Look) -> Iterator[str]:
     entropy, gap = taught["entropy"], [100 * value for value in taught["gap"]]
     which = "which stand for those" if taught["stand_in"] else "the ones"
     yield (
-        f"On the {taught['n']:,} rows of {taught['rows']}, {which} to be distilled, it is right in {100 * taught['accuracy']:.1f} %; T takes its mean entropy from"
-        f" {entropy[0]:.3f} to {entropy[1]:.3f} nats and its gap from {signed(gap[0], 1)} to"
+        f"On the {taught['n']:,} rows of {taught['rows']}, {which} to be distilled, it is right in"
+        f" {100 * taught['accuracy']:.1f} %; T takes its mean entropy from {entropy[0]:.3f} to"
+        f" {entropy[1]:.3f} nats and its gap from {signed(gap[0], 1)} to"
         f" {signed(gap[1], 1)} points."
     )
 
@@ -331,7 +334,10 @@ def _order(
 ) -> dict[str, Any]:
     first = looks[0]
     same = all(
-        look.ids.equal(first.ids) and look.facts["data"] == first.facts["data"] for look in looks
+        look.facts["data"] == first.facts["data"]
+        and look.ids.equal(first.ids)
+        and look.targets.equal(first.targets)  # not so where their noise differs
+        for look in looks
     )
     order = order_of([look.nll for look in looks], same_rows=same)
     names = [looks[place].name for place in order.places]

@@ -43,7 +43,9 @@ def _teachers_table(
     for place, teacher in enumerate(teachers):
         row = _row(teacher)
         if behind:
-            row["above the first"] = interval(behind[place][0], behind[place][1], 4) if place else MISSING
+            row["above the first"] = (
+                interval(behind[place][0], behind[place][1], 4) if place else MISSING
+            )
         rows.append(row)
     return Table(
         pd.DataFrame(rows),

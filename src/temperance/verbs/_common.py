@@ -56,7 +56,7 @@ def settings(
     values: Mapping[str, Any],
     place: Place,
 ) -> SomeArgs:
-    """The verb's settings; a run that is resumed without any continues with its own.
+    """The verb's settings; a run that is resumed without a file continues with its own.
 
     Raises:
         UserError: for settings that do not fit, and for a place that the run could not have.
@@ -73,7 +73,7 @@ def settings(
     if folder is None:
         return load_config(cls, config, overrides, values)
     Run(folder).refuse_if_taken(resume=resume, overwrite=overwrite)
-    if resume and config is None and not overrides and not values:
+    if resume and config is None:
         config = folder / "config.yaml"
     args = load_config(cls, config, overrides, values)
     for path in paths_of(args) if overwrite else []:

@@ -49,7 +49,9 @@ def test_ece_of_over_confident_teachers_is_their_gap() -> None:
 
 
 def test_ece_of_under_confident_teachers_is_minus_their_gap() -> None:
-    (sentence,) = identities(measures(3, over=-0.05))
+    frame = measures(3, over=-0.05)
+    assert collinearity(frame)["same_as"].tolist() == [None, "−ece", "−gap", None]
+    (sentence,) = identities(frame)
     assert sentence.startswith("ece is −gap for all 20 teachers, since all are under-confident")
 
 
@@ -100,3 +102,11 @@ def test_constants_and_missing_values() -> None:
     assert found["vif"].dropna().tolist() == pytest.approx(expected["vif"].tolist())
     assert math.isnan(found.loc["ece", "with_gap"])
     assert identities(frame) == []
+
+
+def test_a_measure_that_no_teacher_has_costs_no_teacher() -> None:
+    frame = measures(9, over=0.05)
+    without = collinearity(frame)
+    found = collinearity(frame.assign(ace=math.nan))
+    assert found.loc["ace"].isna().all()
+    pd.testing.assert_frame_equal(found.drop("ace"), without)

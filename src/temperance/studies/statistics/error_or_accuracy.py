@@ -78,7 +78,7 @@ def compare_with_accuracy(
 ) -> Comparison:
     """Whether −r(error, outcome) exceeds r(accuracy, outcome); the signs are fixed beforehand.
 
-    The interval joins those of the two correlations as Zou (2007) does, with errors and their
+    Over the teachers without a missing value. The interval joins those of the two correlations as Zou (2007) does, with errors and their
     correlation from families left out in turn. p is of the difference of the two Fisher z, with the
     same error and families − 1 degrees of freedom; near 0.05 the two may disagree. No permutation:
     that of outcomes within families tests that neither predictor says anything, and swapping the
@@ -90,8 +90,6 @@ def compare_with_accuracy(
         accuracy: of the teachers.
         outcome: mean accuracy of each teacher's students.
         families: label of each teacher's family.
-
-    Teachers with a missing value are left out.
 
     Raises:
         ValueError: if the lengths differ; under 3 teachers; if a column is constant.

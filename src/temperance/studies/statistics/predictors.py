@@ -31,7 +31,8 @@ def collinearity(predictors: pd.DataFrame) -> pd.DataFrame:
     - `same_as`: what it equals for every teacher, or None (see `identities`).
 
     Args:
-        predictors: one row per teacher; teachers with a missing value are left out.
+        predictors: one row per teacher. Predictors that no teacher has are left out, and then
+            teachers with a missing value.
 
     Examples:
         >>> measures = pd.DataFrame({
@@ -43,22 +44,28 @@ def collinearity(predictors: pd.DataFrame) -> pd.DataFrame:
         >>> collinearity(measures[["accuracy", "gap"]])["vif"].round(2).tolist()
         [1.04, 1.04]
     """
-    known = predictors.dropna()
-    columns = {name: known[name].to_numpy(dtype=np.float64) for name in known.columns}
+    columns = _known(predictors)
     equalities = _equalities(columns)
-    same = {name: other for name, other, _ in equalities}
-    same |= {other: name for name, other, _ in reversed(equalities)}
+    same = {name: f"{'−' * (sign < 0)}{other}" for name, other, sign in equalities}
+    same |= {name: f"{'−' * (sign < 0)}{other}" for other, name, sign in reversed(equalities)}
     told = {*_sums(columns), *(other for _, other, _ in equalities)}
-    table = pd.DataFrame({"vif": _inflation(columns, told)}, index=known.columns, dtype=np.float64)
-    for name in ("accuracy", "gap"):
-        given = columns.get(name)
-        table[f"with_{name}"] = [
-            math.nan if given is None else pearson(column, given) for column in columns.values()
+    factors = _inflation(columns, told)
+    rows = {
+        name: [
+            factors.get(name, math.nan),
+            *(
+                pearson(columns[name], columns[other])
+                if {name, other} <= columns.keys()
+                else math.nan
+                for other in ("accuracy", "gap")
+            ),
+            same.get(name),
         ]
-    table["same_as"] = pd.Series(
-        {name: same.get(name) for name in columns}, index=known.columns, dtype=object
-    )
-    return table
+        for name in predictors.columns
+    }
+    names = ["vif", "with_accuracy", "with_gap", "same_as"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=names)
+    return table.astype({"same_as": object})
 
 
 def identities(predictors: pd.DataFrame) -> list[str]:
@@ -71,10 +78,9 @@ def identities(predictors: pd.DataFrame) -> list[str]:
         >>> identities(pd.DataFrame({"gap": [0.05, 0.02], "ece": [0.05, 0.02]}))[0][:57]
         'ece is gap for all 2 teachers, since all are over-confide'
     """
-    known = predictors.dropna()
-    columns = {name: known[name].to_numpy(dtype=np.float64) for name in known.columns}
+    columns = _known(predictors)
     sentences = [
-        f"{name} is {'' if sign > 0 else '−'}{other} for all {len(known)} teachers"
+        f"{name} is {'' if sign > 0 else '−'}{other} for all {len(columns[name])} teachers"
         + _reason(name, other, columns)
         for other, name, sign in _equalities(columns)
     ]
@@ -83,6 +89,11 @@ def identities(predictors: pd.DataFrame) -> list[str]:
         " two of the three."
         for name, (first, second, sign) in _sums(columns).items()
     ]
+
+
+def _known(predictors: pd.DataFrame) -> dict[str, Float[np.ndarray, " teachers"]]:
+    known = predictors.dropna(axis="columns", how="all").dropna()
+    return {name: known[name].to_numpy(dtype=np.float64) for name in known.columns}
 
 
 def _sums(
@@ -126,7 +137,9 @@ def _reason(name: str, other: str, columns: dict[str, Float[np.ndarray, " teache
     return f", since {why}: it says how confident a teacher is and no more about calibration."
 
 
-def _inflation(columns: dict[str, Float[np.ndarray, " teachers"]], told: set[str]) -> list[float]:
+def _inflation(
+    columns: dict[str, Float[np.ndarray, " teachers"]], told: set[str]
+) -> dict[str, float]:
     """Variance inflation factors; of those that are told by others, infinity."""
     factors = {name: math.inf if name in told else math.nan for name in columns}
     varying = {
@@ -142,4 +155,4 @@ def _inflation(columns: dict[str, Float[np.ndarray, " teachers"]], told: set[str
         unexplained = column - design @ np.linalg.lstsq(design, column)[0]
         share = float(unexplained @ unexplained) / len(column)
         factors[name] = 1 / share if share > SAME**2 else math.inf
-    return list(factors.values())
+    return factors
