@@ -46,6 +46,7 @@ def make(model, *, channels=3, size=(32, 32), n_classes=100, seed=0, mean=None, 
         ("resnet32x4", 7_433_860),
         ("wrn-16-2", 703_284),
         ("wrn-40-2", 2_255_156),
+        ("shufflenet-v2", 1_355_528),  # 1.36 M
     ],
 )
 def test_parameter_counts_are_the_published_ones(name, parameters):

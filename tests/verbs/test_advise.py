@@ -101,6 +101,8 @@ def test_several_are_ordered_by_their_nll_at_their_temperature(pool: Path) -> No
     words = " ".join(several.metrics["words"])
     assert "resampled sets of their 120 common rows" in words
     assert "An order by measuring alone is a guess" in words
+    each = several.report.sections[1].blocks
+    assert [block.text.partition(".")[0] for block in each] == order["names"]
     table = several.report.sections[0].blocks[0].frame
     assert list(table["teacher"]) == order["names"]
     assert several.metrics["constant_T"] == pytest.approx(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from temperance.config import Args, one_of
 from temperance.errors import UserError
 from temperance.models.cifar import ResNet, WideResNet
+from temperance.models.shufflenet import small_shufflenet
 from temperance.models.small import CNN, MLP
 
 RESNET_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
@@ -72,6 +73,14 @@ class WideResNetArgs(Args):
         return _one_of_depths(depth, WRN_DEPTHS, "wrn")
 
 
+class ShuffleNetArgs(Args):
+    """ShuffleNetV2 for small images."""
+
+    name: Literal["shufflenet-v2"] = "shufflenet-v2"
+    width: Literal[0.5, 1.0, 1.5] = 1.0
+    """Factor on the channels."""
+
+
 def _one_of_depths(depth: int, depths: Sequence[int], family: str) -> int:
     if depth not in depths:
         raise ValueError(
@@ -97,9 +106,11 @@ def expand_model_name(name: str) -> dict[str, Any]:
 
 
 if TYPE_CHECKING:
-    ModelArgs = MLPArgs | CNNArgs | ResNetArgs | WideResNetArgs
+    ModelArgs = MLPArgs | CNNArgs | ResNetArgs | WideResNetArgs | ShuffleNetArgs
 else:
-    ModelArgs = one_of(MLPArgs, CNNArgs, ResNetArgs, WideResNetArgs, expand=expand_model_name)
+    ModelArgs = one_of(
+        MLPArgs, CNNArgs, ResNetArgs, WideResNetArgs, ShuffleNetArgs, expand=expand_model_name
+    )
 
 
 def list_models() -> list[str]:
@@ -115,6 +126,7 @@ def list_models() -> list[str]:
         "wrn-28-10",
         "wrn-40-1",
         "wrn-40-2",
+        "shufflenet-v2",
     ]
 
 
@@ -248,3 +260,5 @@ def _backbone(
             return ResNet(channels, n_classes, depth=args.depth, width_factor=args.width_factor)
         case WideResNetArgs():
             return WideResNet(channels, n_classes, depth=args.depth, width=args.width)
+        case ShuffleNetArgs():
+            return small_shufflenet(channels, n_classes, width=args.width)

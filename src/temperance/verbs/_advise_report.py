@@ -27,6 +27,7 @@ def compose(run: Run) -> Report:
         lead=metrics["words"],
         sections=[
             Section("Result", [_teachers_table(shown, order), _arms_table(shown, several=several)]),
+            *([_each_section(shown)] if several else []),  # of one, it is the summary
             Section("Evidence", list(_evidence_blocks(metrics["evidence"]))),
             *calibration_sections({each["name"]: each["report"] for each in shown}),
         ],
@@ -89,6 +90,11 @@ def _arms_table(teachers: Sequence[Mapping[str, Any]], *, several: bool) -> Tabl
         for proposal in teacher["proposals"]
     ]
     return Table(pd.DataFrame(rows), "Which arms are worth running, and why.")
+
+
+def _each_section(teachers: Sequence[Mapping[str, Any]]) -> Section:
+    said = [Paragraph(f"{each['name']}. {' '.join(each['words'])}") for each in teachers]
+    return Section("Each teacher", said)
 
 
 def _evidence_blocks(regimes: Sequence[Mapping[str, Any]]) -> Iterator[Block]:

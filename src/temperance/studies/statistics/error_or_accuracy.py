@@ -30,7 +30,7 @@ from temperance.studies.statistics.paired import FEWEST
 class AsIfIndependent(NamedTuple):
     """A footnote: what is published for such comparisons, as if no two teachers were alike.
 
-    With teachers of 8 families, Williams' test rejects a true null in 11 to 28 % of studies.
+    With teachers of 8 families, Williams' test rejects a true null in 10 to 27 % of pools.
     """
 
     williams_t: float
@@ -78,11 +78,11 @@ def compare_with_accuracy(
 ) -> Comparison:
     """Whether −r(error, outcome) exceeds r(accuracy, outcome); the signs are fixed beforehand.
 
-    Over the teachers without a missing value. The interval joins those of the two correlations as Zou (2007) does, with errors and their
-    correlation from families left out in turn. p is of the difference of the two Fisher z, with the
-    same error and families − 1 degrees of freedom; near 0.05 the two may disagree. No permutation:
-    that of outcomes within families tests that neither predictor says anything, and swapping the
-    predictors of families rejects true nulls too often.
+    Over the teachers without a missing value. The interval joins those of the two correlations as
+    Zou (2007) does, with errors and their correlation from families left out in turn. p is of the
+    difference of the two Fisher z, with the same error and families − 1 degrees of freedom; near
+    0.05 the two may disagree. No permutation: that of outcomes within families tests that neither
+    predictor says anything, and swapping the predictors of families rejects true nulls too often.
 
     Args:
         error: a calibration error or another measure of which less is better. Like `accuracy`, not

@@ -28,7 +28,7 @@ def collinearity(predictors: pd.DataFrame) -> pd.DataFrame:
       listed before it, or the sum of two: the regression does without it, else theirs would be
       infinite too. NaN for a constant one, and with too few teachers for the regression;
     - `with_accuracy`, `with_gap`: Pearson's r with those two; NaN where they are not given;
-    - `same_as`: what it equals for every teacher, or None (see `identities`).
+    - `same_as`: what it equals for every teacher, empty for nothing (see `identities`).
 
     Args:
         predictors: one row per teacher. Predictors that no teacher has are left out, and then
@@ -40,7 +40,7 @@ def collinearity(predictors: pd.DataFrame) -> pd.DataFrame:
         ...     "ece": [0.05, 0.02, 0.06, 0.03, 0.04],
         ... })
         >>> collinearity(measures)["same_as"].tolist()
-        [None, 'ece', 'gap']
+        ['', 'ece', 'gap']
         >>> collinearity(measures[["accuracy", "gap"]])["vif"].round(2).tolist()
         [1.04, 1.04]
     """
@@ -53,19 +53,13 @@ def collinearity(predictors: pd.DataFrame) -> pd.DataFrame:
     rows = {
         name: [
             factors.get(name, math.nan),
-            *(
-                pearson(columns[name], columns[other])
-                if {name, other} <= columns.keys()
-                else math.nan
-                for other in ("accuracy", "gap")
-            ),
-            same.get(name),
+            *(_correlation(columns, name, other) for other in ("accuracy", "gap")),
+            same.get(name, ""),
         ]
         for name in predictors.columns
     }
     names = ["vif", "with_accuracy", "with_gap", "same_as"]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=names)
-    return table.astype({"same_as": object})
+    return pd.DataFrame.from_dict(rows, orient="index", columns=names)
 
 
 def identities(predictors: pd.DataFrame) -> list[str]:
@@ -89,6 +83,13 @@ def identities(predictors: pd.DataFrame) -> list[str]:
         " two of the three."
         for name, (first, second, sign) in _sums(columns).items()
     ]
+
+
+def _correlation(
+    columns: dict[str, Float[np.ndarray, " teachers"]], name: str, other: str
+) -> float:
+    known = {name, other} <= columns.keys()
+    return pearson(columns[name], columns[other]) if known else math.nan
 
 
 def _known(predictors: pd.DataFrame) -> dict[str, Float[np.ndarray, " teachers"]]:
