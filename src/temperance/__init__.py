@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from temperance.objectives import list_objectives as list_objectives
     from temperance.rows import Rows as Rows
     from temperance.rows import Signal as Signal
+    from temperance.verbs._advise import advise as advise
     from temperance.verbs._calibrate import calibrate as calibrate
     from temperance.verbs._config import default_config as default_config
     from temperance.verbs._demo import demo as demo
@@ -54,6 +55,7 @@ _HOME = {
     "list_objectives": "objectives",
     "Rows": "rows",
     "Signal": "rows",
+    "advise": "verbs._advise",
     "calibrate": "verbs._calibrate",
     "default_config": "verbs._config",
     "demo": "verbs._demo",

@@ -198,6 +198,31 @@ def _add_study() -> None:
                 _run("study", [*tokens, *more], out, resume, overwrite, dry_run=dry_run)
 
 
+def _add_advise() -> None:
+    @app.command("advise", help="What measuring teachers alone can say: T, arms worth running.")
+    def command(
+        teachers: Annotated[
+            list[str] | None,
+            typer.Argument(
+                metavar="[TEACHER]... [key.sub=value]...",
+                help="Folders of runs or of models, then overrides.",
+                show_default=False,
+            ),
+        ] = None,
+        out: Out = None,
+        resume: Resume = False,
+        overwrite: Overwrite = False,
+        debug: Debug = False,
+    ) -> None:
+        from temperance.verbs._advise import advise
+
+        _log()
+        tokens = teachers or []
+        named = [token for token in tokens if "=" not in token]
+        overrides = [token for token in tokens if "=" in token]
+        _finish(advise(named, out=out, resume=resume, overwrite=overwrite, overrides=overrides))
+
+
 def _show_status(folder: str) -> None:
     from temperance.verbs._study import study_status
 
@@ -215,6 +240,7 @@ _add("measure", "Measure calibration: model=RUN_FOLDER or logits=FILE.")
 _add("calibrate", "Fit a calibrator: model=RUN_FOLDER or logits=FILE.")
 _add_distill()
 _add_study()
+_add_advise()
 
 
 @app.command()

@@ -75,7 +75,7 @@ def test_a_temperature_that_may_be_1_makes_calibrated_pointless() -> None:
         "grid": "yes",
     }  # fmt: skip
     assert why(undecided, "calibrated") == (
-        "T = 1.04 [0.94, 1.15] contains 1: it cannot be told from raw"
+        "T = 1.04 [0.94, 1.15] contains 1: it can hardly be told from raw"
     )
     assert runs(undecided, constant=2.0)["constant-T"] == "yes"
     assert "constant-T" not in runs(undecided, constant=1.1)

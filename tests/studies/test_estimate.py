@@ -18,7 +18,7 @@ from temperance.errors import UserError
 from temperance.models import MLPArgs, create_model, save_model
 from temperance.run import Run
 from temperance.studies.costs import Cost, StudyCosts, split_sizes
-from temperance.studies.estimate import Estimate, estimate
+from temperance.studies.estimating import Estimate, estimate
 from temperance.studies.execute import run_study
 from temperance.studies.plan import StudyArgs, planned_students
 from temperance.studies.timing import LONG_ENOUGH, Stopwatch, seconds_each

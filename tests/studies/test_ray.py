@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-pytest.importorskip("ray", reason="needs the extra `ray`")
+# ruff: noqa: E402 — nothing of it is there without Ray
+ray = pytest.importorskip("ray", reason="needs the extra `ray`")
 pytestmark = [
     # Ray leaves sockets and log files to the garbage collector, and warns of its own changes.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -23,7 +24,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
 ]
 
-import ray
 from ray.cluster_utils import Cluster
 
 from reference.errands import Errands
@@ -54,14 +54,16 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def two_nodes() -> Iterator[Cluster]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
-    ray.init(cluster.address, logging_level="error", log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # for the errands
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        ray.init(cluster.address, logging_level="error", log_to_driver=False)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +168,7 @@ def test_a_run_that_dies_too_often(two_nodes: Cluster, tmp_path: Path) -> None:
 def test_more_than_any_node_has(two_nodes: Cluster, tmp_path: Path) -> None:
     args = ExecutorArgs(name="ray", cpus_per_run=2, gpus_per_run=0.5)
     with (
-        pytest.raises(UserError, match="no node has 2 CPUs and 0.5 GPUs for a run"),
+        pytest.raises(UserError, match=r"no node has 2 CPUs and 0\.5 GPUs for a run"),
         executor(args, partial(Errands, tmp_path), tmp_path),
     ):
         pass

@@ -81,7 +81,7 @@ def _softenings(measured: Measurement, constant: float | None) -> Iterator[Propo
     known = f"T = {T}" if ends is None else f"T = {T} {interval(*ends, 2)}"
     beyond = number(FACTOR * fit.temperature, 2)
     if ends is not None and ends.low <= 1 <= ends.high:
-        yield Proposal("calibrated", "no", f"{known} contains 1: it cannot be told from raw")
+        yield Proposal("calibrated", "no", f"{known} contains 1: it can hardly be told from raw")
         yield Proposal(
             "under-confident", "yes", f"{FACTOR:g} × T = {beyond} softens, whatever T is"
         )
@@ -113,7 +113,7 @@ def _constant(ends: Interval | None, constant: float | None) -> Proposal:
         return Proposal("constant-T", "later", why)
     mean = number(constant, 2)
     if ends is not None and ends.low <= constant <= ends.high:
-        why = f"the {mean} of all these teachers lies in T's interval: no study tells them apart"
+        why = f"the {mean} of all these teachers lies in T's interval: hardly another target"
         return Proposal("constant-T", "no", why)
     why = f"whether the fitted T does more than the {mean} of all these teachers"
     return Proposal("constant-T", "yes", why)

@@ -135,9 +135,9 @@ class RayCluster:
             ray.cancel(reference, force=True)
 
     def _lost(self, task: Task, error: RayError) -> UserError:
-        reason = str(error).strip().splitlines()[0]
+        times = 1 + self.args.node_retries
         return UserError(
-            f"its process or node was lost, {1 + self.args.node_retries} times ({reason})",
+            f"its process or node was lost, {times} times ({type(error).__name__})",
             where=task.folder,
             mend="Look after the cluster, then: temperance study retry",
         )
@@ -187,11 +187,11 @@ def _room(resources: dict[str, float], args: ExecutorArgs) -> int:
 
 def _check_nodes(session: Path) -> None:
     """Ask every node whether it sees the file that this process wrote."""
-    check = ray.remote(_sees).options(num_cpus=0, max_retries=0)
+    check = ray.remote(_sees)
     answers = {}
     for node in _alive():
         pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        remote = check.options(scheduling_strategy=pinned)
+        remote = check.options(num_cpus=0, max_retries=0, scheduling_strategy=pinned)
         answers[remote.remote(str(session))] = node["NodeManagerHostname"]
     for answer, name in answers.items():
         try:

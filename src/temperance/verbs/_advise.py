@@ -305,7 +305,7 @@ def _words(look: Look) -> Iterator[str]:
     trust = f"usable, but fragile ({wrong})" if fit.fragile else f"usable ({wrong})"
     between = "no interval" if ends is None else interval(*ends, 2)
     yield f"T = {fit.temperature:.3g} {between}: {trust}."
-    yield f"Among the calibrators, `auto` takes {look.chosen.notes['why']}."
+    yield f"Among the calibrators, 'auto' takes {look.chosen.notes['why']}."
     taught = look.taught
     entropy, gap = taught["entropy"], [100 * value for value in taught["gap"]]
     which = "which stand for those" if taught["stand_in"] else "the ones"

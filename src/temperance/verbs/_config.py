@@ -7,6 +7,7 @@ from temperance.config import Args, commented_yaml, look_up
 from temperance.objectives import OBJECTIVES
 from temperance.objectives.transforms import TRANSFORMS
 from temperance.studies.plan import StudyArgs
+from temperance.verbs._advise import AdviseArgs
 from temperance.verbs._calibrate import CalibrateArgs
 from temperance.verbs._demo import DemoArgs
 from temperance.verbs._distill import DistillArgs
@@ -20,6 +21,7 @@ ARGS: dict[str, type[Args]] = {
     "calibrate": CalibrateArgs,
     "distill": DistillArgs,
     "study": StudyArgs,
+    "advise": AdviseArgs,
 }
 
 

@@ -11,7 +11,7 @@ from temperance.reporting.html import write_report
 from temperance.run import Run
 from temperance.verbs._common import Outcome
 
-COMPOSERS = ("train", "measure", "calibrate", "distill", "demo", "study")
+COMPOSERS = ("train", "measure", "calibrate", "distill", "demo", "study", "advise")
 
 
 def report(folder: str | Path, *, out: str | Path | None = None) -> Outcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from temperance.errors import UserError
 from temperance.reporting.html import Report, Section, Table, write_report
 from temperance.run import Run, identity
 from temperance.studies.analysis import analyse
-from temperance.studies.estimate import estimate
+from temperance.studies.estimating import estimate
 from temperance.studies.execute import run_study
 from temperance.studies.monitor import STATUS, line
 from temperance.studies.plan import StudyArgs
@@ -154,5 +155,5 @@ def _estimated(args: StudyArgs) -> Outcome:
     found = estimate(args, dataset_facts(args.data))
     table = Table(found.table(), "What the study would take; nothing was run and nothing written.")
     report = Report("Dry run", found.sentences, [Section("Estimate", [table])])
-    metrics = {"sentences": found.sentences, "table": found.table().to_dict("records")}
+    metrics = {"sentences": found.sentences, "costs": [asdict(cost) for cost in found.costs]}
     return Outcome(None, metrics, report)
