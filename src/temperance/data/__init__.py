@@ -3,6 +3,7 @@
 from temperance.data.catalog import DataArgs, dataset_facts, list_datasets, load_dataset
 from temperance.data.hashing import hash64, uniform
 from temperance.data.images import Dataset, DatasetFacts, ImageSet
+from temperance.data.known_truth import with_known_truth
 from temperance.data.loaders import (
     Batch,
     epoch_order,
@@ -40,4 +41,5 @@ __all__ = [
     "training_batches",
     "uniform",
     "view_of_epoch",
+    "with_known_truth",
 ]

@@ -12,7 +12,7 @@ WIDTHS = {  # channels of stem, three stages and last convolution (Ma et al. 201
 }
 
 
-def small_shufflenet(channels: int, n_classes: int, *, width: float) -> ShuffleNetV2:
+def small_shufflenet(channels: int, n_classes: int, *, width: float) -> nn.Module:
     """ShuffleNetV2 (Ma et al. 2018) whose stem keeps the resolution.
 
     The stem is one 1×1 convolution without pooling, as in the published code of Tian et al. 2020
@@ -21,7 +21,7 @@ def small_shufflenet(channels: int, n_classes: int, *, width: float) -> ShuffleN
     Args:
         width: 0.5, 1.0 or 1.5.
     """
-    network = ShuffleNetV2([4, 8, 4], WIDTHS[width], num_classes=n_classes)
+    network: nn.Module = ShuffleNetV2([4, 8, 4], WIDTHS[width], num_classes=n_classes)
     stem = WIDTHS[width][0]
     network.conv1 = nn.Sequential(
         nn.Conv2d(channels, stem, 1, bias=False), nn.BatchNorm2d(stem), nn.ReLU(inplace=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from temperance.config import Args, one_of
 from temperance.errors import UserError
 from temperance.models.cifar import ResNet, WideResNet
-from temperance.models.shufflenet import small_shufflenet
+from temperance.models.shufflenet import WIDTHS, small_shufflenet
 from temperance.models.small import CNN, MLP
 
 RESNET_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
@@ -77,8 +77,15 @@ class ShuffleNetArgs(Args):
     """ShuffleNetV2 for small images."""
 
     name: Literal["shufflenet-v2"] = "shufflenet-v2"
-    width: Literal[0.5, 1.0, 1.5] = 1.0
-    """Factor on the channels."""
+    width: float = 1.0
+    """Factor on the channels: 0.5, 1 or 1.5."""
+
+    @field_validator("width")
+    @classmethod
+    def _known(cls, width: float) -> float:
+        if width not in WIDTHS:
+            raise ValueError(f"there is no shufflenet-v2 of width {width:g}, only 0.5, 1 and 1.5")
+        return width
 
 
 def _one_of_depths(depth: int, depths: Sequence[int], family: str) -> int:

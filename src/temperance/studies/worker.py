@@ -20,10 +20,10 @@ from temperance.calibration import (
     CalibrationReport,
     TemperatureScaling,
     calibration_report,
+    distance_to_truth,
     fit_temperature,
     get_calibrator,
 )
-from temperance.calibration.metrics.truth import distance_to_truth
 from temperance.data import Dataset, ImageSet, Splits, ViewSpec, folds, make_splits
 from temperance.errors import UserError
 from temperance.models import ImageClassifier, load_model, weights_of, weights_sha256
@@ -158,7 +158,7 @@ class Worker:
         seed = self.args.teacher_seed + training.replicate
         splits = self.splits(training.replicate, self._taught)
         fold_of = folds(splits.train, self.args.calibration.folds, seed)
-        seen, held_out = without_fold(splits, fold_of, fold)
+        seen, held_out = without_fold(splits, fold_of, fold, training.recipe)
         _, result = produce_student(
             training.recipe,
             seen,

@@ -75,7 +75,7 @@ def out_of_fold_logits(
     fold_of = folds(splits.train, k, seed)
     logits = torch.empty(len(splits.train), len(splits.train.classes))
     for fold in range(k):
-        seen, held_out = without_fold(splits, fold_of, fold)
+        seen, held_out = without_fold(splits, fold_of, fold, recipe)
         model, _ = produce_student(
             recipe,
             seen,
@@ -94,15 +94,16 @@ def out_of_fold_logits(
 
 
 def without_fold(
-    splits: Splits, fold_of: Int[Tensor, " rows"], fold: int
+    splits: Splits, fold_of: Int[Tensor, " rows"], fold: int, recipe: Recipe
 ) -> tuple[Splits, Int[Tensor, " some"]]:
     """What a fold's teacher is trained on, and the indices of the rows of train it does not see.
 
-    It has no validation rows: nothing is selected, and the last epoch counts.
+    It has validation rows only if its recipe stops early by them; else the last epoch counts.
     """
     held_out = (fold_of == fold).nonzero()[:, 0]
     kept = splits.train.take((fold_of != fold).nonzero()[:, 0])
-    return replace(splits, train=kept, validation=without(splits.validation)), held_out
+    validation = splits.validation if recipe.training.patience else without(splits.validation)
+    return replace(splits, train=kept, validation=validation), held_out
 
 
 def fit_held_out(

@@ -126,6 +126,20 @@ def splits_paragraph(rows: Mapping[str, int]) -> Paragraph:
     return Paragraph(f"Rows of each split: {counts}.")
 
 
+def kept_epoch(result: Mapping[str, Any]) -> str:
+    """Whose model it is, after "the"."""
+    if "kept_epoch" not in result:
+        return "last epoch"
+    return f"best epoch ({result['kept_epoch']} of {result['stopped_epoch']}, by validation NLL)"
+
+
+def what_was_kept(result: Mapping[str, Any]) -> str:
+    """Which epoch became the model, as the end of a sentence."""
+    if "kept_epoch" not in result:
+        return "the last one was kept"
+    return f"epoch {result['kept_epoch']}, of the lowest validation NLL, was kept, not the last one"
+
+
 def calibration_sections(reports: Mapping[str, Mapping[str, Any]]) -> list[Section]:
     """A section with one reliability diagram per set of rows."""
     blocks: list[Block] = []

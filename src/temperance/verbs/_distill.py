@@ -40,7 +40,13 @@ from temperance.training import (
     produce_student,
     usable,
 )
-from temperance.verbs._blocks import calibration_sections, results_table, splits_paragraph
+from temperance.verbs._blocks import (
+    calibration_sections,
+    kept_epoch,
+    results_table,
+    splits_paragraph,
+    what_was_kept,
+)
 from temperance.verbs._calibrate import fit_table
 from temperance.verbs._common import (
     Config,
@@ -257,7 +263,8 @@ def compose(run: Run) -> Report:
     }
     test, validation = result["test"], result["validation"]
     lead = [
-        f"Student: test accuracy of the last epoch {test['accuracy']:.2%} on {test['n']} images.",
+        f"Student: test accuracy of the {kept_epoch(result)} {test['accuracy']:.2%} on {test['n']}"
+        " images.",
         _calibrator_sentence(teacher),
     ]
     if teacher["caution"]:
@@ -273,6 +280,8 @@ def compose(run: Run) -> Report:
             f"On validation the last epoch has {validation['accuracy']:.2%}, the best"
             f" (epoch {validation['best_epoch']}) {validation['best_accuracy']:.2%}."
         )
+    if "kept_epoch" in result:
+        lead.append(f"Early stopping: {what_was_kept(result)}.")
     table = results_table({"student, test": test, **teacher["reports"]})
     caution = Paragraph(
         "One student shows nothing about whether calibrating helped: that takes replicates and"

@@ -17,7 +17,14 @@ from temperance.reporting.html import Figure, Report, Section, write_report
 from temperance.run import Run, identity
 from temperance.teacher import NoTeacher
 from temperance.training import Engine, EngineArgs, Recipe, produce_student
-from temperance.verbs._blocks import calibration_sections, results_table, splits_paragraph
+from temperance.training.student import check_recipe
+from temperance.verbs._blocks import (
+    calibration_sections,
+    kept_epoch,
+    results_table,
+    splits_paragraph,
+    what_was_kept,
+)
 from temperance.verbs._common import (
     Config,
     Outcome,
@@ -69,13 +76,15 @@ def train(
     engine = Engine(args.engine)
     dataset = shared_dataset(args.data, engine)
     splits = make_splits(dataset, args.split)
+    objective = get_objective(args.objective)
+    check_recipe(args, splits, objective)  # before there is a folder
     digest = identity(args, data=dataset.fingerprint)
     with running("train", args, digest, engine, place) as run:
         _, result = produce_student(
             args,
             splits,
             NoTeacher(),
-            get_objective(args.objective),
+            objective,
             seed=args.seed,
             engine=engine,
             run=run,
@@ -92,12 +101,14 @@ def compose(run: Run) -> Report:
     """The report of a finished training, from its folder alone."""
     result = run.read_json("result.json") or {}
     test, validation = result["test"], result["validation"]
-    lead = [f"Test accuracy of the last epoch: {test['accuracy']:.2%} on {test['n']} images."]
+    lead = [
+        f"Test accuracy of the {kept_epoch(result)}: {test['accuracy']:.2%} on {test['n']} images."
+    ]
     if validation:
         lead.append(
             f"On validation the last epoch has {validation['accuracy']:.2%}, the best"
             f" (epoch {validation['best_epoch']}) {validation['best_accuracy']:.2%};"
-            " the last one was kept."
+            f" {what_was_kept(result)}."
         )
     return Report(
         title="Training on labels",
@@ -142,7 +153,7 @@ def model_card(run: Run, result: dict[str, Any]) -> str:
         " (rows, channels, height, width) and returns logits.\n\n"
         f"- parameters: {result['parameters']:,}\n"
         f"- trained on {result['rows']['train']} images\n"
-        f"- test accuracy (last epoch): {test['accuracy']:.2%} (n = {test['n']})\n"
+        f"- test accuracy ({kept_epoch(result)}): {test['accuracy']:.2%} (n = {test['n']})\n"
         f"- test NLL {test['nll']:.4f}, ECE {test['ece']:.4f}, mean confidence − accuracy"
         f" {test['gap']:+.4f}\n\n"
         f"Made by this run:\n\n```yaml\n{stored_config(run)}```\n"

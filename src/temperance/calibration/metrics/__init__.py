@@ -25,12 +25,14 @@ from temperance.calibration.metrics.scores import (
 )
 from temperance.calibration.metrics.selective import area_under_risk_coverage
 from temperance.calibration.metrics.smooth import ks_calibration_error, smooth_calibration_error
+from temperance.calibration.metrics.truth import TruthDistance, distance_to_truth
 
 __all__ = [
     "BrierDecomposition",
     "CalibrationError",
     "DebiasedError",
     "ReliabilityBins",
+    "TruthDistance",
     "accuracy",
     "adaptive_calibration_error",
     "area_under_risk_coverage",
@@ -40,6 +42,7 @@ __all__ = [
     "check_logits",
     "classwise_calibration_error",
     "debiased_calibration_error",
+    "distance_to_truth",
     "expected_calibration_error",
     "ks_calibration_error",
     "maximum_calibration_error",
