@@ -34,8 +34,10 @@ from temperance.models.features import Tapped
 from temperance.objectives import OBJECTIVES, Objective, attach, get_objective
 from temperance.reporting.format import interval, number, signed
 from temperance.rows import Rows, Signal
+from temperance.run import Run
 from temperance.studies.plan import StudyArgs
 from temperance.studies.statistics import paired_difference
+from temperance.studies.store import Store
 from temperance.training.learner import Learner
 from temperance.training.optimisation import SGDArgs, build_optimizer
 
@@ -48,7 +50,8 @@ COMPARED = [
     ("calibrated", "raw"),
     ("calibrated", "constant-T"),
 ]
-VARIANTS = {name: {} for name in OBJECTIVES if name not in ("labels", "combined", "weight-matched")} | {
+NOT_MEASURED = ("labels", "combined", "weight-matched")  # the last is KD with another weight
+VARIANTS = {name: {} for name in OBJECTIVES if name not in NOT_MEASURED} | {
     "mlkd, as published": {"variant": "code"},
 }
 SUMS = ["kd+fitnet", "kd+crd", "kd+reviewkd"]
@@ -77,26 +80,22 @@ def gradient(objective: Objective, student: Signal, teacher: Signal, rows: Rows)
 
 
 def replicates(study: Path) -> Iterator[tuple[Path, Path, float, object]]:
-    args = load_config(StudyArgs, _study_settings(study))
+    args = load_config(StudyArgs, study / "config.yaml")
     dataset = load_dataset(args.data)
+    students = pd.read_csv(study / "students.csv")
+    alone = students[students["arm"] == "labels"].groupby("replicate")["run"].first()
     for row in pd.read_csv(study / "teachers.csv").to_dict("records"):
         split = args.split.model_copy(update={"seed": args.split.seed + row["replicate"]})
         splits = make_splits(dataset, split)
-        (student,) = (study / "runs").glob(f"r{row['replicate']}-labels-*")
-        yield study / "runs" / row["run"], student, row["T"], splits.train
-
-
-def _study_settings(study: Path) -> dict[str, object]:
-    import yaml
-
-    return yaml.safe_load((study / "config.yaml").read_text())
+        measured = Store(Run(study)).result(row["run"])
+        student = study / "runs" / alone[row["replicate"]] / "student"
+        yield Path(measured["weights"]), student, row["T"], splits.train
 
 
 def measure_gradients(study: Path) -> None:
     found = []
-    for place, (teacher_run, student_run, temperature, train) in enumerate(replicates(study)):
-        teacher = load_model(teacher_run / "student").eval()
-        student = load_model(student_run / "student").eval()
+    for place, (teacher, student, temperature, train) in enumerate(replicates(study)):
+        teacher, student = load_model(teacher).eval(), load_model(student).eval()
         chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(place))[:ROWS]
         images, targets, ids = train.images[chosen], train.targets[chosen], train.ids[chosen]
         calibrator = TemperatureScaling.from_temperature(temperature)

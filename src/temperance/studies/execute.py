@@ -151,6 +151,7 @@ class Jobs:
                         "constant_T": constant,
                         "seconds": training.value["seconds"] if training else 0.0,
                         "sha256": outcome.value["sha256"],
+                        "run": self.folders[_measured(teacher)],
                     }
                 )
         for planned in self.students:
