@@ -195,11 +195,13 @@ def test_a_node_that_is_lost(two_nodes: Cluster, alone: Path, tmp_path: Path) ->
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_an_address_without_a_cluster(tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "no-such-host.invalid:6379"])
+def test_an_address_without_a_cluster(address: str, tmp_path: Path) -> None:
     ray.shutdown()
-    args = ExecutorArgs(name="ray", address="127.0.0.1:1")
+    args = ExecutorArgs(name="ray", address=address)
     with (
-        pytest.raises(UserError, match=r"executor\.address=127\.0\.0\.1:1: no Ray cluster"),
+        pytest.raises(UserError, match=f"executor.address={address}: no Ray cluster"),
         executor(args, partial(Errands, tmp_path), tmp_path),
     ):
         pass
+    assert not ray.is_initialized()

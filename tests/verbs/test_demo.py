@@ -15,6 +15,7 @@ SMALLEST = (
     *("student.training.epochs=1", "student.model.width=8"),
 )
 MODELS = 2 * (1 + 2 + 2 + 4 * 2)
+MEASURED = 2  # teachers, each in a folder of its own
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +33,9 @@ def copy(demo: tuple[Path, str], tmp_path: Path) -> Path:
 
 
 def written(study: Path) -> dict[str, int]:
-    """When each training of the study wrote its result and its student."""
-    files = [*study.glob("runs/*/result.json"), *study.glob("runs/*/student/model.safetensors")]
+    """When each run of the study wrote its results and its student."""
+    names = ("result.json", "study.json", "student/model.safetensors")
+    files = [file for name in names for file in study.glob(f"runs/*/{name}")]
     return {str(file.relative_to(study)): file.stat().st_mtime_ns for file in files}
 
 
@@ -50,9 +52,10 @@ def test_everything_is_there(demo: tuple[Path, str]) -> None:
     assert len(found["sentences"]) == 2
     for sentence in found["sentences"]:
         assert " ".join(sentence.split()) in " ".join(out.split())
-    assert found["contrasts"][0]["primary"]
-    assert all(contrast["n"] == 2 for contrast in found["contrasts"])
-    assert len(list((folder / "runs").iterdir())) == MODELS
+    standings = [contrast["standing"] for contrast in found["contrasts"]]
+    assert standings == ["primary"] + ["exploratory"] * (len(standings) - 1)
+    assert all(contrast["difference"]["n"] == 2 for contrast in found["contrasts"])
+    assert len(list((folder / "runs").iterdir())) == MODELS + MEASURED
     for name, rows in (("teachers", 2), ("students", 20)):
         frame = pd.read_csv(folder / f"{name}.csv")
         assert len(frame) == rows
@@ -92,7 +95,7 @@ def test_resuming_a_finished_study_trains_nothing(
     copy: Path, succeeds: Callable[..., Any], demo: tuple[Path, str]
 ) -> None:
     before = written(copy)
-    assert len(before) == 2 * MODELS
+    assert len(before) == 3 * MODELS + MEASURED
     done = succeeds("demo", *SMALLEST, "--resume", "--out", copy)
     assert written(copy) == before
     for name in ("students.csv", "teachers.csv", "metrics.json"):
@@ -104,14 +107,16 @@ def test_resuming_a_finished_study_trains_nothing(
 def test_resuming_trains_only_what_is_missing(
     copy: Path, succeeds: Callable[..., Any], demo: tuple[Path, str]
 ) -> None:
-    (lost,) = copy.glob("runs/r1-calibrated-kd-tau4-*")
-    shutil.rmtree(lost)
+    students = pd.read_csv(copy / "students.csv")
+    (lost,) = students.query("arm == 'calibrated' and replicate == 1 and softening == 4")["run"]
+    assert lost.startswith("r1-teacher-student-T")
+    assert "-kd-tau4-seed1-" in lost
+    shutil.rmtree(copy / "runs" / lost)
     before = written(copy)
     succeeds("demo", "--resume", "--out", copy)  # with its own settings
     after = written(copy)
     assert {file for file in after if after[file] != before.get(file)} == {
-        f"runs/{lost.name}/result.json",
-        f"runs/{lost.name}/student/model.safetensors",
+        f"runs/{lost}/{name}" for name in ("result.json", "study.json", "student/model.safetensors")
     }
     for name in ("students", "teachers"):
         pd.testing.assert_frame_equal(without_times(copy, name), without_times(demo[0], name))

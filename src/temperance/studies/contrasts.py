@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
@@ -164,22 +164,24 @@ class Contrasts:
 
     def registered(self, block: ContrastArgs, standing: Standing) -> Contrast | None:
         """A contrast that was decided on beforehand; None if none of its students is there."""
+        factored = "under-confident" in (block.arm, block.against)
         first = {
             "objective": next(iter(self.args.named_objectives)),
             "softening": self.args.softenings[0] if self.args.softenings else None,
             "student": next(iter(self.args.student_recipes)),
             "transfer": self.args.transfer[0],
-            "factor": self.args.underconfidence[0] if block.arm == "under-confident" else None,
+            "factor": self.args.underconfidence[0] if factored else None,
         }
-        ways = self._ways(block.arm)
         given = {name: getattr(block, name) for name in WAY if getattr(block, name) is not None}
-        wanted = first | given
-        fitting = [
-            way for way in ways if all(getattr(way, name) in (None, wanted[name]) for name in WAY)
-        ]
-        if not fitting:
-            return None
-        contrast = self.contrast(block.arm, block.against, fitting[0], block.endpoint)
+        ways = []
+        for arm in (block.arm, block.against):
+            fitting = [way for way in self._ways(arm) if _fits(way, first | given)]
+            if not fitting:
+                return None
+            ways.append(fitting[0])
+        # A column may apply to one arm only: a factor, or all of them against labels.
+        way = Way(*(a if a is not None else b for a, b in zip(*ways, strict=True)))
+        contrast = self.contrast(block.arm, block.against, way, block.endpoint)
         return contrast and replace(contrast, standing=standing, direction=block.direction)
 
     def contrast(
@@ -274,6 +276,11 @@ class Contrasts:
         # τ is always shown: what a softening does is what a study is about.
         named = [name for name in WAY if name in self.several or name == "softening"]
         return ", ".join(str(words[name]) for name in named if words[name] is not None)
+
+
+def _fits(way: Way, wanted: Mapping[str, Any]) -> bool:
+    """Whether a way is the wanted one, in what applies to it."""
+    return all(value in (None, wanted[name]) for name, value in zip(WAY, way, strict=True))
 
 
 def with_chosen(students: pd.DataFrame) -> pd.DataFrame:

@@ -375,7 +375,7 @@ def _who(teacher: PlannedTeacher) -> dict[str, Any]:
         "family": teacher.family,
         "recipe": teacher.training.recipe.name,
         "replicate": teacher.training.replicate,
-        "checkpoint": teacher.epoch,
+        "checkpoint": _number(teacher.epoch),
     }
 
 

@@ -225,7 +225,7 @@ def planned_students(args: StudyArgs) -> list[PlannedStudent]:
             for number, cell in enumerate(cells)
             if (place + number) % args.one_in == 0
             for arm in args.arms
-            if arm not in WITHOUT_TEACHER and _applies(arm, objectives[cell.objective], cell)
+            if arm not in WITHOUT_TEACHER and _applies(arm, objectives[cell.objective])
             for planned in _versions(args, seed, teacher, cell, arm)
         ]
     return students
@@ -241,7 +241,7 @@ def _cells(args: StudyArgs, objectives: dict[str, Objective]) -> Iterator[Cell]:
                     yield Cell(name, softening, student, transfer)
 
 
-def _applies(arm: ArmName, objective: Objective, cell: Cell) -> bool:
+def _applies(arm: ArmName, objective: Objective) -> bool:
     if arm in RAW:
         return True
     if objective.teacher_logits != "used":
@@ -284,7 +284,7 @@ def problems(args: StudyArgs) -> Iterator[str]:
         if arm in args.arms and not values:
             yield f"arms: '{arm}' has no values to try (underconfidence, grid)"
     for arm in taught:
-        if not any(_applies(arm, objective, None) for objective in objectives.values()):  # type: ignore[arg-type]
+        if not any(_applies(arm, objective) for objective in objectives.values()):
             yield (
                 f"arms: none of the objectives ({', '.join(objectives)}) can have the arm '{arm}':"
                 " it needs one that compares logits with a softening"
@@ -322,6 +322,30 @@ def problems(args: StudyArgs) -> Iterator[str]:
         )
     for block in (*([args.primary] if args.primary else []), *args.secondary):
         yield from block.problems(args.arms, list(objectives), list(args.student_recipes))
+        yield from _never_compared(args, objectives, block)
+
+
+def _never_compared(
+    args: StudyArgs, objectives: dict[str, Objective], block: ContrastArgs
+) -> Iterator[str]:
+    """What would leave a registered comparison without a student."""
+    known = {
+        "softening": args.softenings,
+        "transfer": args.transfer,
+        "factor": args.underconfidence,
+    }
+    for name, values in known.items():
+        value = getattr(block, name)
+        if value is not None and value not in values:
+            there = ", ".join(str(value) for value in values) or "none"
+            yield f"primary, secondary: the study has no {name} {value}. Known: {there}"
+    if isinstance(block, PrimaryArgs) and block.analysis == "alignment":
+        return
+    objective = block.objective or next(iter(objectives))
+    for arm in (block.arm, block.against):
+        taught = arm not in WITHOUT_TEACHER and objective in objectives
+        if taught and not _applies(arm, objectives[objective]):
+            yield f"primary, secondary: objective '{objective}' has no arm '{arm}'; name another"
 
 
 def trainings(args: StudyArgs) -> dict[str, int]:

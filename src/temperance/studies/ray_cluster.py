@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from temperance.studies.executors import ExecutorArgs
 
 CAPACITY_SECONDS = 5.0  # between two questions how much the cluster can take
+KNOCK_SECONDS = 10.0  # an address gets to answer
 CHECK_SECONDS = 60.0  # a node gets to say whether it sees the study's folder
 
 try:
@@ -156,12 +157,13 @@ def _connect(address: str | None) -> None:
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
     try:
+        _knock(address or "local")
         ray.init(
             address or "local",  # null would join a cluster that happens to run here
             include_dashboard=None if address else False,
             logging_level=logging.WARNING,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"no Ray cluster could be reached ({' '.join(str(error).split())})",
             where=f"executor.address={address}",
@@ -170,6 +172,13 @@ def _connect(address: str | None) -> None:
     finally:
         if main:
             signal.signal(signal.SIGTERM, handler)
+
+
+def _knock(address: str) -> None:
+    """Whether anybody is at HOST:PORT; Ray itself would try for many minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and "//" not in host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def _alive() -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Literal
 from temperance.config import Args, did_you_mean
 from temperance.errors import UserError
 from temperance.run import Run
-from temperance.studies.arms import ARMS, WITHOUT_TEACHER, ArmName
+from temperance.studies.arms import ArmName
 
 
 class ContrastArgs(Args):
@@ -39,12 +39,17 @@ class ContrastArgs(Args):
         """What in the block does not exist in the study, each in a sentence."""
         for arm in (self.arm, self.against):
             if arm not in arms:
-                yield f"primary, secondary: the study has no arm '{arm}'. {_near(arm, arms)}"
+                yield f"primary, secondary: the study has no arm '{arm}'. {did_you_mean(arm, arms)}"
+            if arm == "grid":
+                yield (
+                    "primary, secondary: 'grid' is no arm to compare, but a scale of them; it is for"
+                    " primary.analysis=alignment"
+                )
         if self.arm == self.against:
             yield f"primary, secondary: '{self.arm}' is compared with itself"
         for name, known in ((self.objective, objectives), (self.student, students)):
             if name is not None and name not in known:
-                yield f"primary, secondary: the study has no '{name}'. {_near(name, known)}"
+                yield f"primary, secondary: the study has no '{name}'. {did_you_mean(name, known)}"
 
     def __str__(self) -> str:
         where = [self.objective, self.student, self.transfer]
@@ -105,10 +110,3 @@ def register(run: Run, primary: PrimaryArgs | None, secondary: Sequence[Contrast
             mend="Restore primary and secondary, or start a study in another folder",
         )
     return digest
-
-
-def _near(name: str, known: Collection[str]) -> str:
-    return did_you_mean(name, known) if name in ARMS or known else ""
-
-
-__all__ = ["WITHOUT_TEACHER", "ContrastArgs", "PrimaryArgs", "register"]

@@ -91,7 +91,7 @@ def sentences(
         for claim, of_claim in claims
         if of_claim and not any(status(c, margin) == "better" for c in of_claim)
     ]
-    head = f"Over {units} {'replicates' if alone else 'teachers'} this table"
+    head = f"Over {_counted(units, 'replicates' if alone else 'teachers')} this table"
     first = f"{head} supports: {'; '.join(findings)}." if findings else f"{head} decides nothing."
     second = (
         f"It does not support that {'; nor that '.join(unsupported)}."
@@ -174,7 +174,7 @@ def _numbers(contrast: Contrast) -> str:
     how = f"{contrast.shown}: " if contrast.shown else ""
     text = f"{how}{signed(difference.mean, 2)} points"
     if difference.low is None or difference.high is None:
-        return f"{text}, no interval from {difference.clusters} {_units(contrast)}"
+        return f"{text}, no interval from {_counted(difference.clusters, _units(contrast))}"
     return f"{text} {interval(difference.low, difference.high, 2)}"
 
 
@@ -182,6 +182,12 @@ def _units(contrast: Contrast) -> str:
     if contrast.units == "replicates":
         return "replicates"
     return "teachers" if contrast.difference.clusters == contrast.difference.n else "families"
+
+
+def _counted(count: int, units: str) -> str:
+    """A number of them, and one in the singular."""
+    one = {"families": "family"}.get(units, units.removesuffix("s"))
+    return f"{count} {one if count == 1 else units}"
 
 
 __all__ = ["ARMS", "Step", "ladder", "sentences", "status"]

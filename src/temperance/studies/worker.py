@@ -208,7 +208,7 @@ class Worker:
                 mend="Use more rows, or calibration.force=true to go on with T = 1",
             )
         before = calibration_report(logits, targets)
-        after = calibration_report(fitted(logits), targets)
+        after = calibration_report(fitted(logits), targets, intervals=False)
         taught = calibration_report(*predict(model, splits.train, device=device), intervals=False)
         test_logits, test_targets = predict(model, splits.test, device=device)
         test = calibration_report(test_logits, test_targets, intervals=False)
