@@ -38,8 +38,9 @@ types: $(VENV)/.test-ready
 imports: $(VENV)/.test-ready
 	$(BIN)/lint-imports
 
+# Two processes of one thread each; a file's tests stay together, since they share what is slow.
 unit: $(VENV)/.test-ready
-	$(BIN)/pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' -n 2 --dist loadfile
 
 slow: $(VENV)/.test-ready
 	$(BIN)/pytest -m slow

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from studies.simulated_studies import students_of
 
+from studies.simulated_studies import students_of
 from temperance.config import load_config
 from temperance.studies.contrasts import Contrast, Contrasts, Way, with_chosen
 from temperance.studies.plan import PlannedStudent, StudyArgs
@@ -330,7 +330,9 @@ def rows_of(
 def test_hits_give_the_interval_for_new_data(shared: bool) -> None:
     args = study(student_seeds=2, replicates=7)
     students = students_of(args, lambda p: 5.0 * (p.arm == "calibrated"))
-    hits = rows_of(students, lambda r: range(0 if shared else 40 * r, 200 + (0 if shared else 40 * r)))
+    hits = rows_of(
+        students, lambda r: range(0 if shared else 40 * r, 200 + (0 if shared else 40 * r))
+    )
     contrast = found(args, students, hits=hits.get)["calibrated", "raw"]
     every = np.full((7, 200 + 40 * 6), np.nan)
     for replicate in range(7):

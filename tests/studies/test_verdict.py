@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import pytest
-from studies.simulated_studies import students_of
 
+from studies.simulated_studies import students_of
 from temperance.config import load_config
 from temperance.errors import UserError
 from temperance.studies.arms import ArmName

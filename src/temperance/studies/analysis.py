@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -46,9 +47,9 @@ def analyse(
         hits: see `Contrasts`.
     """
     if students.empty:
-        return {"sentences": ["No student was trained."], "contrasts": [], "ladder": [],
-                "alignment": [], "across": [], "mixed": None,
-                "failed": _failed(missing)}  # fmt: skip
+        why = ["No student was trained.", *_missing_sentences(missing)]
+        return {"sentences": why, "contrasts": [], "ladder": [], "alignment": [], "across": [],
+                "mixed": None, "failed": _failed(missing)}  # fmt: skip
     contrasts = Contrasts(args, students, hits).all()
     steps = ladder(contrasts, args.margin)
     taught = students[students["teacher"].notna()]
@@ -64,7 +65,19 @@ def analyse(
         "mixed": _mixed(contrasts, students),
         "failed": _failed(missing),
     }
-    return found
+    known: dict[str, Any] = _known(found)
+    return known
+
+
+def _known(value: Any) -> Any:
+    """The same with None for numbers that are not known or not finite: JSON has none of these."""
+    if isinstance(value, Mapping):
+        return {key: _known(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_known(inner) for inner in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
 
 
 def _alignments(

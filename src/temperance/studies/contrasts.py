@@ -278,6 +278,26 @@ class Contrasts:
         return ", ".join(str(words[name]) for name in named if words[name] is not None)
 
 
+def contrast_table(contrasts: Sequence[Contrast]) -> pd.DataFrame:
+    """One row per contrast, without the single differences."""
+    return pd.DataFrame(
+        {
+            "comparison": contrast.label,
+            "standing": contrast.standing,
+            "arm": contrast.arm,
+            "against": contrast.against,
+            **contrast.way._asdict(),
+            "endpoint": contrast.endpoint,
+            "units": contrast.units,
+            **asdict(contrast.difference),
+            "direction": contrast.direction,
+            "p_directed": contrast.p,
+            "p_adjusted": contrast.p_adjusted,
+        }
+        for contrast in contrasts
+    )
+
+
 def _fits(way: Way, wanted: Mapping[str, Any]) -> bool:
     """Whether a way is the wanted one, in what applies to it."""
     return all(value in (None, wanted[name]) for name, value in zip(WAY, way, strict=True))

@@ -284,6 +284,7 @@ class Jobs:
                 self.folders[_fold(teacher.training, fold)]
                 for fold in range(self._folds if self.cross_fit else 0)
             ),
+            epoch=teacher.epoch,
             trained_on_all=self.folders[on_all] if on_all in outcomes else None,
         )
 

@@ -272,7 +272,7 @@ def problems(args: StudyArgs) -> Iterator[str]:
     """Combinations that cannot be carried out, each in a sentence; they are named before anything
     runs."""
     objectives = {name: get_objective(given) for name, given in args.named_objectives.items()}
-    teachers = args.teachers
+    teachers, students = args.teachers, list(args.student_recipes)  # each setting of them exists
     taught = [arm for arm in args.arms if arm not in WITHOUT_TEACHER]
     if "permuted-T" in args.arms and len({t.training.name for t in teachers}) < 2:
         yield (
@@ -321,7 +321,7 @@ def problems(args: StudyArgs) -> Iterator[str]:
             " folds and is not trained again; use held-out, and no arm 'raw+calibration'"
         )
     for block in (*([args.primary] if args.primary else []), *args.secondary):
-        yield from block.problems(args.arms, list(objectives), list(args.student_recipes))
+        yield from block.problems(args.arms, list(objectives), students)
         yield from _never_compared(args, objectives, block)
 
 

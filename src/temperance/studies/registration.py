@@ -42,8 +42,8 @@ class ContrastArgs(Args):
                 yield f"primary, secondary: the study has no arm '{arm}'. {did_you_mean(arm, arms)}"
             if arm == "grid":
                 yield (
-                    "primary, secondary: 'grid' is no arm to compare, but a scale of them; it is for"
-                    " primary.analysis=alignment"
+                    "primary, secondary: 'grid' is no arm to compare, but a scale of them; it is"
+                    " for primary.analysis=alignment"
                 )
         if self.arm == self.against:
             yield f"primary, secondary: '{self.arm}' is compared with itself"
@@ -54,6 +54,7 @@ class ContrastArgs(Args):
     def __str__(self) -> str:
         where = [self.objective, self.student, self.transfer]
         where += [None if self.softening is None else f"τ = {self.softening:g}"]
+        where += [None if self.factor is None else f"{self.factor:g} × T"]
         known = ", ".join(str(part) for part in where if part is not None)
         sign = {"greater": "> 0", "less": "< 0", "two-sided": "≠ 0"}[self.direction]
         return (

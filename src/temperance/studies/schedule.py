@@ -219,7 +219,9 @@ class _Schedule:
         if outcome.fresh and outcome.state == "done":
             self.progress.seconds.setdefault(job.kind, []).append(outcome.seconds)
         if task is not None:
-            self.of_folder[task.folder] = replace(outcome, fresh=False)
+            self.of_folder[task.folder] = (
+                replace(outcome, fresh=False) if outcome.fresh else outcome
+            )
         self.settled(job, task, outcome)
         for number in self.followers.get(job.key, ()):
             key = self.jobs[number].key

@@ -8,7 +8,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,7 +67,7 @@ class Store:
         Raises:
             UserError: if the file is damaged.
         """
-        return read_checked(Run(self.runs / folder), RESULT, "run_seconds")
+        return read_checked(f"{self.runs}/{folder}/{RESULT}", "run_seconds")
 
     def error(self, folder: str) -> dict[str, Any] | None:
         """Why a run failed; None if it did not.
@@ -75,7 +75,7 @@ class Store:
         Raises:
             UserError: if the file is damaged.
         """
-        return read_checked(Run(self.runs / folder), ERROR, "error")
+        return read_checked(f"{self.runs}/{folder}/{ERROR}", "error")
 
     def fail(self, folder: str, error: str, trace: str) -> None:
         """Keep why a run failed."""
@@ -127,12 +127,7 @@ class Store:
         try:
             lock.acquire(timeout=0.5)  # `is_driven` holds it for a moment
         except Timeout:
-            other = self.study.read_json("driver.json") or {}
-            raise UserError(
-                f"process {other.get('pid')} on {other.get('host')} is carrying this study out",
-                where=self.study.folder,
-                mend="Wait for it, or stop it first; see: temperance study status",
-            ) from None
+            raise self._other_driver() from None
         try:
             self.study.write_json("driver.json", {"pid": os.getpid(), "host": socket.gethostname()})
             yield
@@ -140,23 +135,48 @@ class Store:
             lock.release()
 
     def is_driven(self) -> bool:
-        """Whether a driver is at work."""
+        """Whether a driver is at work; writes nothing."""
+        if not (self.study.folder / DRIVER).is_file():
+            return False
         try:
             with FileLock(self.study.folder / DRIVER, timeout=0):
                 return False
         except Timeout:
             return True
 
+    def refuse_if_driven(self) -> None:
+        """Before the folder is emptied.
 
-def read_checked(run: Run, name: str, key: str) -> dict[str, Any] | None:
-    """A JSON file of a run that has a key, None where it was not written yet.
+        Raises:
+            UserError: if a driver is at work in it.
+        """
+        if self.is_driven():
+            raise self._other_driver()
+
+    def _other_driver(self) -> UserError:
+        other = self.study.read_json("driver.json") or {}
+        return UserError(
+            f"process {other.get('pid')} on {other.get('host')} is carrying this study out",
+            where=self.study.folder,
+            mend="Wait for it, or stop it first; see: temperance study status",
+        )
+
+
+def read_checked(path: str, key: str) -> dict[str, Any] | None:
+    """A JSON file that has a key, None where it was not written yet; quick, for many of them.
 
     Raises:
         UserError: if it is damaged.
     """
-    content: Any = run.read_json(name)
-    if content is not None and (not isinstance(content, dict) or key not in content):
-        raise UserError("is damaged", where=run.folder / name, mend="Delete it")
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 — half the time
+            content = json.loads(file.read())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or key not in content:
+        raise UserError("is damaged", where=path, mend="Delete it and run again with --resume")
     return content
 
 
@@ -176,14 +196,12 @@ def list_runs(study: Path) -> list[RunState]:
     with os.scandir(study / "runs") as entries:
         folders = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     for folder in folders:
-        for name, state in ((RESULT, "done"), (ERROR, "failed")):
-            try:
-                content = json.loads((study / "runs" / folder / name).read_bytes())
-            except (FileNotFoundError, NotADirectoryError, ValueError):
-                continue
-            if isinstance(content, dict):
-                found.append(RunState(folder, state, content))
+        state, content = "unfinished", None
+        for name, key, reached in ((RESULT, "run_seconds", "done"), (ERROR, "error", "failed")):
+            with suppress(UserError):
+                content = read_checked(f"{study}/runs/{folder}/{name}", key)
+            if content is not None:
+                state = reached
                 break
-        else:
-            found.append(RunState(folder, "unfinished", {}))
+        found.append(RunState(folder, state, content or {}))
     return found

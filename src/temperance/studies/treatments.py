@@ -35,6 +35,8 @@ class TeacherRecord:
     """As fitted."""
     folds: tuple[str, ...] = ()
     """Folders of its fold teachers; empty if it was calibrated on held-out rows."""
+    epoch: int | None = None
+    """Of the snapshot that it is, and that its fold teachers are; None for the last state."""
     trained_on_all: str | None = None
     """Folder of the same teacher trained on train + calibration; None if it is so itself."""
 
@@ -52,6 +54,8 @@ class Source:
     temperature: float
     """What its logits are divided by; 1 leaves them raw."""
     folds: tuple[str, ...] = ()
+    epoch: int | None = None
+    """Of its folds' snapshots; None for their last states."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class StudentTraining:
             source = self.source
             facts |= {"teacher": source.sha256, "T": source.temperature, "kind": source.kind}
             facts |= {"folds": source.folds} if source.kind == "folds" else {}
+            facts |= {} if source.epoch is None else {"epoch": source.epoch}
         if self.control is not None:
             facts |= {"control": self.control, "control_softening": self.control_softening}
         return facts
@@ -128,7 +133,7 @@ def student_training(
         rows = "unlabelled"
     source = Source("measured", teacher.folder, teacher.sha256, 1.0)
     if planned.cell.transfer == "out-of-fold":
-        source = Source("folds", teacher.folder, teacher.sha256, 1.0, teacher.folds)
+        source = Source("folds", teacher.folder, teacher.sha256, 1.0, teacher.folds, teacher.epoch)
 
     temperature, control, control_softening = 1.0, None, 1.0
     match planned.arm:
@@ -166,6 +171,8 @@ def student_training(
                     f"T is {teacher.temperature:.3g}, and mixing with uniform only raises entropy",
                     where=teacher.name,
                 )
+            if control == "label-smoothing" and rows == "unlabelled":
+                raise NotApplicableError("there are no labels to smooth", where=teacher.name)
             # Transforms act at softening 1, so the target is divided before, not after, them.
             temperature = control_softening if control != "uniform-mix" else own
             settings = settings.model_copy(update={"teacher_softening": 1.0})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -185,7 +185,7 @@ class Worker:
         splits = self.splits(teacher.training.replicate, self._taught)
         model = self.model(str(self._weights(planned)))
         if planned.folds:
-            logits, targets = self._out_of_fold(planned)
+            logits, targets = self._out_of_fold(planned.folds, planned.teacher.epoch)
         elif len(splits.calibration):
             logits, targets = predict(model, splits.calibration, device=device)
         else:
@@ -281,7 +281,7 @@ class Worker:
     def _open(self, folder: str, config: Any) -> Run:
         run = self.store.open(folder, config)
         try:
-            read_checked(run, "result.json", "seconds")
+            read_checked(f"{run.folder}/result.json", "seconds")
         except UserError as damaged:
             logger.warning("%s: %s; the run is done again", damaged.where, damaged.what)
             (run.folder / "result.json").unlink()
@@ -314,12 +314,10 @@ class Worker:
         return str(weights.resolve())
 
     def _out_of_fold(
-        self, planned: Measurement
+        self, folds: Sequence[str], epoch: int | None
     ) -> tuple[Float[Tensor, "rows classes"], Int[Tensor, " rows"]]:
-        parts = [
-            load_predictions(Run(self.store.runs / fold), _held_out(planned.teacher.epoch))
-            for fold in planned.folds
-        ]
+        """What the folds' teachers said of the rows that each has not seen, fold by fold."""
+        parts = [load_predictions(Run(self.store.runs / fold), _held_out(epoch)) for fold in folds]
         logits, targets = zip(*(part for part in parts if part is not None), strict=True)
         return torch.cat(logits), torch.cat(targets)
 
@@ -335,7 +333,8 @@ class Worker:
             taught = self.splits(training.replicate, self._taught).train
             seed = self.args.teacher_seed + training.replicate
             fold_of = folds(taught, self.args.calibration.folds, seed)
-            models = [self.model(str(self.store.runs / fold / "student")) for fold in source.folds]
+            state = _state(source.epoch)
+            models = [self.model(str(self.store.runs / fold / state)) for fold in source.folds]
             folds_by_id = dict(zip(taught.ids.tolist(), fold_of.tolist(), strict=True))
             return OutOfFoldTeacher(models, folds_by_id, calibrator)
         spec = training.recipe.augment
@@ -362,6 +361,8 @@ class Worker:
 
     def _says(self, source: Source, images: ImageSet) -> Float[Tensor, "rows classes"]:
         """What a teacher says of the rows, unaltered; their folds' teachers if it is those."""
+        if source.kind == "folds":
+            return self._out_of_fold(source.folds, source.epoch)[0]
         logits, _ = predict(self.model(self._weights_of(source)), images,
                             device=self.engine.device)  # fmt: skip
         return logits

@@ -16,6 +16,7 @@ from temperance.errors import UserError
 from temperance.reporting.html import Report, Section, Table, write_report
 from temperance.run import Run, identity
 from temperance.studies.analysis import analyse
+from temperance.studies.contrasts import Contrast, contrast_table
 from temperance.studies.estimating import estimate
 from temperance.studies.execute import run_study
 from temperance.studies.monitor import STATUS, line
@@ -82,6 +83,8 @@ def carried_out(verb: str, args: StudyArgs, place: Place) -> Outcome:
         result = run_study(args, dataset, engine, run, partial(load_with_truth, args.data))
         metrics = analyse(args, result.teachers, result.students, result.missing, Store(run).hits)
         run.write_json("metrics.json", metrics)
+        contrasts = [Contrast.from_dict(record) for record in metrics["contrasts"]]
+        Store(run).write_table("contrasts", contrast_table(contrasts))
         report = compose(run)
         write_report(report, run.path("report.html"))
     return Outcome(run.folder, metrics, report)

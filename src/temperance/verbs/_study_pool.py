@@ -21,6 +21,7 @@ from temperance.reporting.study_figures import (
 from temperance.studies.plan import StudyArgs
 
 MOST = 60  # teachers that a table lists one by one; teachers.csv has them all
+DRAWN = 3  # ways of teaching with figures; of the others there are the tables
 WORDS = {
     "gap": "gap (confidence − accuracy)",
     "absolute_gap": "|gap|",
@@ -91,20 +92,30 @@ def teachers_section(teachers: pd.DataFrame, args: StudyArgs) -> list[Section]:
 def alignment_sections(aligned: Sequence[dict[str, Any]]) -> list[Section]:
     """Does the fitted T say where the best softening lies? For every way that has a grid."""
     blocks: list[Block] = []
-    for found in aligned:
-        shown = ", ".join(_words(found["way"]))
-        blocks += _alignment(found, shown if len(aligned) > 1 else "")
+    for place, found in enumerate(aligned):
+        where = f" ({', '.join(_words(found['way']))})" if len(aligned) > 1 else ""
+        line = found.get("line")
+        if line is None:
+            blocks.append(Paragraph(f"No alignment test{where}: {found['why_not']}."))
+        else:
+            blocks.append(_line_table(line, found, where))
+        blocks += _alignment_figures(found, where) if place < DRAWN else []
+    blocks += _not_drawn(len(aligned))
     return [Section("Alignment of best softening and T", blocks)] if blocks else []
 
 
-def _alignment(found: dict[str, Any], shown: str) -> list[Block]:
-    where = f" ({shown})" if shown else ""
+def _not_drawn(ways: int) -> list[Block]:
+    """Says that not every way of teaching has figures, where that is so."""
+    if ways <= DRAWN:
+        return []
+    return [
+        Paragraph(f"Figures of the first {DRAWN} of {ways} ways of teaching; metrics.json has all.")
+    ]
+
+
+def _alignment_figures(found: dict[str, Any], where: str) -> list[Block]:
     line, optima = found.get("line"), found.get("optima")
     blocks: list[Block] = []
-    if line is None:
-        blocks.append(Paragraph(f"No alignment test{where}: {found['why_not']}."))
-    else:
-        blocks.append(_line_table(line, found, where))
     if optima is not None:
 
         def draw_line(figure: Any) -> None:
@@ -184,22 +195,29 @@ def _line_table(line: dict[str, Any], found: dict[str, Any], where: str) -> Tabl
 
 def across_section(across: Sequence[dict[str, Any]], teachers: pd.DataFrame) -> list[Section]:
     """Which measure of a teacher goes along with its students' accuracy? Descriptive."""
+    shown = [found for found in across if len(found["teachers"]) >= 3]
     blocks: list[Block] = []
-    for found in across:
-        if len(found["teachers"]) < 3:
-            continue
-        where = ", ".join(_words(found["way"])) if len(across) > 1 else ""
-        blocks += _across(found, teachers, f" ({where})" if where else "")
+    for place, found in enumerate(shown):
+        where = f" ({', '.join(_words(found['way']))})" if len(across) > 1 else ""
+        blocks += _across_figures(found, teachers, where) if place < DRAWN else []
+        blocks.append(_correlations(found, where))
+        remarks = [
+            *found["balance"]["remarks"],
+            *(said.rstrip(".") for said in found["identities"]),
+        ]
+        if remarks:
+            blocks.append(Paragraph(f"What this pool cannot tell: {'; '.join(remarks)}."))
+    blocks += _not_drawn(len(shown))
     return [Section("Across teachers", blocks)] if blocks else []
 
 
-def _across(found: dict[str, Any], teachers: pd.DataFrame, where: str) -> list[Block]:
+def _across_figures(found: dict[str, Any], teachers: pd.DataFrame, where: str) -> list[Block]:
     pool = teachers.set_index("teacher").loc[found["teachers"]]
     pool = pool.assign(student_accuracy=np.array(found["outcome"]) / 100)
     r = {row["predictor"]: row["pearson"] for row in found["correlations"]}
     ace = found.get("ace")
     sees = "" if ace is None else f" {ace['sentence']}"
-    blocks: list[Block] = [
+    return [
         _panels(
             pool,
             "ace",
@@ -214,17 +232,12 @@ def _across(found: dict[str, Any], teachers: pd.DataFrame, where: str) -> list[B
             "The same with the signed gap, mean confidence − accuracy: left of 0 a teacher is"
             " under-confident.",
         ),
-        _correlations(found, where),
     ]
-    remarks = [*found["balance"]["remarks"], *(text.rstrip(".") for text in found["identities"])]
-    if remarks:
-        blocks.append(Paragraph(f"What this pool cannot tell: {'; '.join(remarks)}."))
-    return blocks
 
 
 def _panels(pool: pd.DataFrame, error: Any, r: dict[str, Any], caption: str) -> Figure:
     def draw(figure: Any) -> None:
-        figure_one(figure, pool, error=error, r=(r["accuracy"], r[error]))
+        figure_one(figure, pool, error=error, r=(_float(r["accuracy"]), _float(r[error])))
 
     alt = f"Student accuracy over teacher accuracy and over teacher {error}."
     return Figure(svg(draw, width=900, height=430), caption, alt)

@@ -76,16 +76,9 @@ def compose(run: Run) -> Report:
     """The report of a finished study, from its folder alone."""
     found = read_findings(run.folder)
     sections = [
-        Section("Differences between arms", _differences(found)),
-        *_ladder(found),
-        *alignment_sections(found.metrics["alignment"]),
-        *objectives_section(found.students),
-        *factors_section(found.contrasts, found.teachers),
-        *across_section(found.metrics["across"], found.teachers),
-        *students_section(found.students),
+        *(_of_students(found) if len(found.students) else []),
         *teachers_section(found.teachers, found.args),
-        *cost_section(found.teachers, found.students),
-        *_results(found.students),
+        *(_in_all(found) if len(found.students) else []),
         *_missing(found.missing),
         Section("How it was done", [_arms(found.args), *_methods(run, found)]),
     ]
@@ -99,9 +92,29 @@ def compose(run: Run) -> Report:
     )
 
 
+def _of_students(found: Findings) -> list[Section]:
+    """What the students say about arms, temperatures and teachers."""
+    return [
+        Section("Differences between arms", _differences(found)),
+        *_ladder(found),
+        *alignment_sections(found.metrics["alignment"]),
+        *objectives_section(found.students),
+        *factors_section(found.contrasts, found.teachers),
+        *across_section(found.metrics["across"], found.teachers),
+        *students_section(found.students),
+    ]
+
+
+def _in_all(found: Findings) -> list[Section]:
+    """What they took, and every one of them."""
+    return [*cost_section(found.teachers, found.students), *_results(found.students)]
+
+
 def _units(found: Findings) -> int:
     """Teachers, or replicates where there are none."""
-    return len(found.teachers) or int(found.students["replicate"].nunique())
+    if len(found.teachers) or found.students.empty:
+        return len(found.teachers)
+    return int(found.students["replicate"].nunique())
 
 
 def _differences(found: Findings) -> list[Block]:
@@ -215,8 +228,6 @@ def _ladder(found: Findings) -> list[Section]:
 
 
 def _results(students: pd.DataFrame) -> list[Section]:
-    if students.empty:
-        return []
     varying = [
         name
         for name in ("teacher", "family", "arm", "factor", "objective", "softening", "student",
@@ -258,6 +269,8 @@ def _arms(args: StudyArgs) -> Table:
 def _methods(run: Run, found: Findings) -> list[Block]:
     """The methods paragraph, with every n, and what was registered."""
     args, students, teachers = found.args, found.students, found.teachers
+    if students.empty:
+        return []
     registered = run.read_json("primary.json") or {}
     fit = (
         f"T was cross-fitted: {args.calibration.folds} teachers of the same recipe, each on the"
