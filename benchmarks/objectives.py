@@ -89,7 +89,7 @@ def replicates(study: Path) -> Iterator[tuple[Path, Path, float, object]]:
         splits = make_splits(dataset, split)
         measured = Store(Run(study)).result(row["run"])
         student = study / "runs" / alone[row["replicate"]] / "student"
-        yield Path(measured["weights"]), student, row["T"], splits.train
+        yield study / measured["weights"], student, row["T"], splits.train
 
 
 def measure_gradients(study: Path) -> None:

@@ -150,11 +150,15 @@ def test_a_run_that_a_process_holds_is_waited_for(store: Store) -> None:
 def test_a_study_has_one_driver(store: Store) -> None:
     store.study.folder.mkdir()
     assert not store.is_driven()
+    store.refuse_if_driven()
+    assert not list(store.study.folder.iterdir())
     other = holder(store, "store.driven()")
     assert store.is_driven()
     words = f"process {other.pid} on {socket.gethostname()} is carrying this study out"
     with pytest.raises(UserError, match=words), store.driven():
         pass
+    with pytest.raises(UserError, match=words):
+        store.refuse_if_driven()
     other.kill()
     other.communicate()
     with store.driven():

@@ -270,6 +270,7 @@ def test_snapshots_are_teachers_of_one_family(tmp_path: Path, succeeds: Callable
         teacher={**QUICK, "training": {**QUICK["training"], "snapshots": [1, 2]}},
         replicates=2,
         arms=["raw", "permuted-T"],
+        transfer=["in-sample", "out-of-fold"],
         softenings=[1.0],
         primary=None,
         secondary=[],
@@ -283,7 +284,10 @@ def test_snapshots_are_teachers_of_one_family(tmp_path: Path, succeeds: Callable
     assert teachers["sha256"].nunique() == 6
     assert "Across teachers" in (tmp_path / "run" / "report.html").read_text()  # from three on
     families = teachers.set_index("T")["family"]
-    permuted = table(tmp_path / "run", "students").query("arm == 'permuted-T'")
+    students = table(tmp_path / "run", "students")
+    raw = students[students["arm"] == "raw"]
+    assert raw["nll"].nunique() == 2 * 6  # each state has fold teachers of its own epoch
+    permuted = students[students["arm"] == "permuted-T"]
     assert (families[permuted["T"]].to_numpy() != permuted["family"].to_numpy()).all()
 
 

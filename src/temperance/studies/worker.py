@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from temperance.calibration import (
     fit_temperature,
     get_calibrator,
 )
-from temperance.data import Dataset, ImageSet, Splits, ViewSpec, folds, make_splits
+from temperance.data import Dataset, ImageSet, folds
 from temperance.errors import UserError
 from temperance.models import ImageClassifier, load_model, weights_of, weights_sha256
 from temperance.objectives import get_objective
@@ -34,19 +33,12 @@ from temperance.studies.executors import STOP
 from temperance.studies.plan import StudyArgs
 from temperance.studies.pool import PlannedTeacher, PlannedTraining
 from temperance.studies.schedule import Task
+from temperance.studies.sources import Sources, held_out_of, state_of
 from temperance.studies.store import HITS, RESULT, Store, read_checked
-from temperance.studies.treatments import Source, StudentTraining
+from temperance.studies.treatments import StudentTraining
 from temperance.tasks import predict
 from temperance.teacher import (
-    CachedTeacher,
-    LiveTeacher,
     NoTeacher,
-    OutOfFoldTeacher,
-    Teacher,
-    cacheable,
-    fill,
-    load_cache,
-    save_cache,
 )
 from temperance.training import Engine, produce_student, without_fold
 from temperance.training.student import load_predictions, save_predictions
@@ -101,9 +93,7 @@ class Worker:
         self.engine = engine or Engine(args.engine)
         self.dataset = dataset if isinstance(dataset, Dataset) else dataset()
         self.store = Store(Run(folder))
-        self.splits = cache(self._splits)
-        self.model = lru_cache(maxsize=16)(self._model)
-        self.cached = lru_cache(maxsize=4)(self._cached)
+        self.sources = Sources(args, self.dataset, self.store, self.engine.device)
         if engine is None:
             threading.Thread(target=self._listen, args=(folder / STOP,), daemon=True).start()
 
@@ -137,10 +127,13 @@ class Worker:
     def train_teacher(self, planned: TeacherTraining, folder: str) -> tuple[Run, dict[str, Any]]:
         """A teacher on labels, with its snapshots."""
         training, on_all = planned
+        rows = "train+calibration" if on_all else self.sources.taught
         run = self._open(folder, training.recipe)
         _, result = produce_student(
             training.recipe,
-            self.splits(training.replicate, "train+calibration" if on_all else self._taught),
+            self.sources.splits(
+                training.replicate, "train+calibration" if on_all else self.sources.taught
+            ),
             NoTeacher(),
             get_objective(training.recipe.objective),
             seed=self.args.teacher_seed + training.replicate,
@@ -156,7 +149,7 @@ class Worker:
         training, fold = planned
         run = self._open(folder, training.recipe)
         seed = self.args.teacher_seed + training.replicate
-        splits = self.splits(training.replicate, self._taught)
+        splits = self.sources.splits(training.replicate, self.sources.taught)
         fold_of = folds(splits.train, self.args.calibration.folds, seed)
         seen, held_out = without_fold(splits, fold_of, fold, training.recipe)
         _, result = produce_student(
@@ -172,9 +165,9 @@ class Worker:
         )
         rows = splits.train.take(held_out)
         for epoch in (*training.recipe.training.snapshots, None):
-            model = load_model(run.folder / _state(epoch)).to(self.engine.device)
+            model = load_model(run.folder / state_of(epoch)).to(self.engine.device)
             logits, targets = predict(model, rows, device=self.engine.device)
-            save_predictions(run, _held_out(epoch), logits, targets, rows.ids)
+            save_predictions(run, held_out_of(epoch), logits, targets, rows.ids)
         return run, {"seconds": result["seconds"]}
 
     def measure(self, planned: Measurement, folder: str) -> tuple[Run, dict[str, Any]]:
@@ -182,10 +175,10 @@ class Worker:
         teacher = planned.teacher
         run = self._open(folder, teacher.training.recipe)
         device = self.engine.device
-        splits = self.splits(teacher.training.replicate, self._taught)
-        model = self.model(str(self._weights(planned)))
+        splits = self.sources.splits(teacher.training.replicate, self.sources.taught)
+        model = self.sources.model(str(self._weights(planned)))
         if planned.folds:
-            logits, targets = self._out_of_fold(planned.folds, planned.teacher.epoch)
+            logits, targets = self.sources.out_of_fold(planned.folds, planned.teacher.epoch)
         elif len(splits.calibration):
             logits, targets = predict(model, splits.calibration, device=device)
         else:
@@ -227,18 +220,18 @@ class Worker:
     def train_student(self, training: StudentTraining, folder: str) -> tuple[Run, dict[str, Any]]:
         """A student, measured on test, raw and at its own temperature."""
         run = self._open(folder, training.recipe)
-        splits = self.splits(training.replicate, training.rows)
+        splits = self.sources.splits(training.replicate, training.rows)
         settings = training.objective
         if training.control is not None:
             assert training.source is not None
-            logits = self._says(training.source, splits.train)
+            logits = self.sources.says(training.source, splits.train)
             settings = matched(
                 training.control, settings, logits, training.control_softening,
                 training.source.temperature,
             )  # fmt: skip
         objective = get_objective(settings)
         with_features = objective.needs.features != "none"
-        teacher = self._teacher(training, splits.train, live=with_features)
+        teacher = self.sources.teacher(training, live=with_features)
         model, result = produce_student(
             training.recipe,
             splits,
@@ -273,11 +266,6 @@ class Worker:
 
     # What that takes.
 
-    @property
-    def _taught(self) -> str:
-        """What teachers are trained on; a cross-fit holds no label out."""
-        return "train+calibration" if self.args.calibration.fit == "cross-fit" else "train"
-
     def _open(self, folder: str, config: Any) -> Run:
         run = self.store.open(folder, config)
         try:
@@ -287,24 +275,11 @@ class Worker:
             (run.folder / "result.json").unlink()
         return run
 
-    def _splits(self, replicate: int, rows: str) -> Splits:
-        split = self.args.split.model_copy(update={"seed": self.args.split.seed + replicate})
-        splits = make_splits(self.dataset, split)
-        if rows == "train+calibration":
-            return replace(splits, train=splits.train.join(splits.calibration))
-        if rows == "unlabelled":
-            return replace(splits, train=splits.unlabelled)
-        return splits
-
-    def _model(self, weights: str) -> ImageClassifier:
-        model = load_model(Path(weights), classes=len(self.dataset.train.classes))
-        return model.to(self.engine.device)
-
     def _weights(self, planned: Measurement) -> Path:
         given = planned.teacher.training.recipe.weights
         if given is not None:
             return weights_of(given)
-        return self.store.runs / planned.trained / _state(planned.teacher.epoch)
+        return self.store.runs / planned.trained / state_of(planned.teacher.epoch)
 
     def _kept_as(self, planned: Measurement) -> str:
         """Where its weights are, seen from the study's folder, which may be moved."""
@@ -312,69 +287,6 @@ class Worker:
         if planned.trained:
             return weights.relative_to(self.store.study.folder).as_posix()
         return str(weights.resolve())
-
-    def _out_of_fold(
-        self, folds: Sequence[str], epoch: int | None
-    ) -> tuple[Float[Tensor, "rows classes"], Int[Tensor, " rows"]]:
-        """What the folds' teachers said of the rows that each has not seen, fold by fold."""
-        parts = [load_predictions(Run(self.store.runs / fold), _held_out(epoch)) for fold in folds]
-        logits, targets = zip(*(part for part in parts if part is not None), strict=True)
-        return torch.cat(logits), torch.cat(targets)
-
-    def _teacher(self, training: StudentTraining, rows: ImageSet, *, live: bool) -> Teacher:
-        source = training.source
-        if source is None:
-            return NoTeacher()
-        calibrator = None
-        if source.temperature != 1:
-            calibrator = TemperatureScaling.from_temperature(source.temperature)
-            calibrator = calibrator.to(self.engine.device)
-        if source.kind == "folds":
-            taught = self.splits(training.replicate, self._taught).train
-            seed = self.args.teacher_seed + training.replicate
-            fold_of = folds(taught, self.args.calibration.folds, seed)
-            state = _state(source.epoch)
-            models = [self.model(str(self.store.runs / fold / state)) for fold in source.folds]
-            folds_by_id = dict(zip(taught.ids.tolist(), fold_of.tolist(), strict=True))
-            return OutOfFoldTeacher(models, folds_by_id, calibrator)
-        spec = training.recipe.augment
-        if live or not cacheable(spec):
-            return LiveTeacher(self.model(self._weights_of(source)), calibrator)
-        logits, ids = self.cached(self._weights_of(source), source.sha256, training.replicate,
-                                  training.rows, spec)  # fmt: skip
-        return CachedTeacher(logits.to(self.engine.device), ids, calibrator)
-
-    def _cached(
-        self, weights: str, sha256: str, replicate: int, rows: str, spec: ViewSpec
-    ) -> tuple[Float[Tensor, "views rows classes"], Int[Tensor, " rows"]]:
-        """What a teacher says of every view of the rows; asked once, and kept on disk."""
-        images = self.splits(replicate, rows).train
-        facts = {"teacher": sha256, "data": self.dataset.fingerprint, "replicate": replicate}
-        name = self.store.name("logits", spec, split=self.args.split.model_dump(), rows=rows,
-                               **facts)  # fmt: skip
-        with self.store.locked(name):
-            path = self.store.study.folder / "cache" / f"{name}.safetensors"
-            if not path.is_file():
-                logits = fill(self.model(weights), images, spec, self.engine.device)
-                save_cache(path, logits, images.ids)
-            return load_cache(path)
-
-    def _says(self, source: Source, images: ImageSet) -> Float[Tensor, "rows classes"]:
-        """What a teacher says of the rows, unaltered; their folds' teachers if it is those."""
-        if source.kind == "folds":
-            return self._out_of_fold(source.folds, source.epoch)[0]
-        logits, _ = predict(self.model(self._weights_of(source)), images,
-                            device=self.engine.device)  # fmt: skip
-        return logits
-
-    def _weights_of(self, source: Source) -> str:
-        if source.kind == "truth":
-            return source.folder
-        if source.kind == "trained":
-            return str(self.store.runs / source.folder / _state(None))
-        measured = self.store.result(source.folder)
-        assert measured is not None
-        return str(self.store.study.folder / measured["weights"])
 
     def _keep_hits(self, run: Run) -> None:
         """Which test rows the student is right about, small enough to read for every student."""
@@ -405,15 +317,6 @@ class Worker:
         while True:
             self.engine.interrupted = self.engine.interrupted or stop.exists()
             time.sleep(0.5)
-
-
-def _state(epoch: int | None) -> str:
-    """The folder of a model in its run: of the last state, or of a snapshot."""
-    return "student" if epoch is None else f"student@{epoch}"
-
-
-def _held_out(epoch: int | None) -> str:
-    return "held-out" if epoch is None else f"held-out@{epoch}"
 
 
 def _truth_row(logits: Float[Tensor, "rows classes"], rows: ImageSet) -> dict[str, float]:
