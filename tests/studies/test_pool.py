@@ -119,14 +119,14 @@ def test_how_many_there_are(widths: list[int], epochs: list[int], variants: int)
     assert len(entries) == len({entry.name for entry in entries}) == count
 
 
-def test_families_are_recipes_or_trainings_unless_named() -> None:
+def test_families_are_trainings_unless_named() -> None:
     def families(*entries: TeacherArgs) -> list[str]:
         return [teacher.family for teacher in planned_teachers(entries, 2)]
 
     a, b = TeacherArgs(name="a"), TeacherArgs(name="b")
     assert families(a) == ["r0-a", "r1-a"]
-    assert families(a, b) == ["a", "b", "a", "b"]
-    assert families(a, TeacherArgs(name="c", family="a")) == ["a"] * 4
+    assert families(a, b) == ["r0-a", "r0-b", "r1-a", "r1-b"]
+    assert families(a, TeacherArgs(name="c", family="a")) == ["r0-a", "a", "r1-a", "a"]
     snapshots = load_config(TeacherArgs, {"name": "s", "training": {"snapshots": [2, 1]}})
     assert families(snapshots) == ["r0-s"] * 3 + ["r1-s"] * 3
 

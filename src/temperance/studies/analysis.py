@@ -102,7 +102,7 @@ def _alignments(
         known = teachers.set_index("teacher").loc[names]
         found["softenings"] = curves.columns.tolist()
         found["teachers"] = names
-        found["families"] = known["family"].tolist()
+        found["families"] = _families(known)
         found["T"] = known["T"].tolist()
         found["T_se_log"] = known["T_se_log"].tolist()
         found["curves"] = [curves.loc[name].mean().tolist() for name in names]
@@ -120,7 +120,7 @@ def _aligned(curves: pd.DataFrame, known: pd.DataFrame, student_softening: float
     optima = [softening_optimum(softenings, curves.loc[name].to_numpy()) for name in known.index]
     found: dict[str, Any] = {"optima": [asdict(optimum) for optimum in optima]}
     log_t, se = np.log(known["T"].to_numpy()), known["T_se_log"].to_numpy(dtype=np.float64)
-    families = known["family"].tolist()
+    families = _families(known)
     try:
         line = alignment_of(optima, log_t, se, families, student_softening=student_softening)
         found["line"] = asdict(line) | {
@@ -136,6 +136,16 @@ def _aligned(curves: pd.DataFrame, known: pd.DataFrame, student_softening: float
         except ValueError as error:
             found["units_why_not"] = str(error)
     return found
+
+
+def _families(teachers: pd.DataFrame) -> list[str]:
+    """Clusters for what is said across teachers: two of one recipe are alike, however they differ
+    in split and seed; unless families were given."""
+    training = "r" + teachers["replicate"].astype(str) + "-" + teachers["recipe"]
+    several = teachers["recipe"].nunique() > 1
+    by_recipe = several and bool((teachers["family"] == training).all())
+    families: list[str] = teachers["recipe" if by_recipe else "family"].tolist()
+    return families
 
 
 def _alignment_sentences(args: StudyArgs, aligned: list[dict[str, Any]]) -> Iterator[str]:
@@ -187,7 +197,7 @@ def _across(teachers: pd.DataFrame, taught: pd.DataFrame) -> Iterator[dict[str, 
         known = columns.loc[outcome.index]
         truth = [name for name in TRUTH if name in known]
         predictors = known[[*PREDICTORS, *truth]]
-        families = known["family"].tolist()
+        families = _families(known)
         found: dict[str, Any] = {
             "way": [None if pd.isna(value) else value for value in way],
             "teachers": outcome.index.tolist(),
@@ -206,7 +216,7 @@ def _across(teachers: pd.DataFrame, taught: pd.DataFrame) -> Iterator[dict[str, 
             }
         found["collinearity"] = _records(collinearity(predictors))
         found["identities"] = identities(predictors)
-        balance = pool_balance(known.reset_index(), outcome.to_numpy())
+        balance = pool_balance(known.assign(family=families).reset_index(), outcome.to_numpy())
         found["balance"] = asdict(balance) | {"remarks": balance.remarks}
         changes = known.get("ace_change")
         if changes is not None and changes.notna().all():

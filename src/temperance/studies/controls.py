@@ -57,7 +57,7 @@ def uniform_share(logits: Float[Tensor, "rows classes"], entropy: float) -> floa
 
     Examples:
         >>> peaked = torch.tensor([[9.0, 0.0], [0.0, 9.0]], dtype=torch.float64)
-        >>> round(uniform_share(peaked, 0.5), 3)  # an entropy of 0.5 nats at a probability of about 0.8
+        >>> round(uniform_share(peaked, 0.5), 3)  # 0.5 nats: a probability of about 0.8
         0.399
     """
     rows = Rows(targets=None, ids=torch.arange(len(logits)))

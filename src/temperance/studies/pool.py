@@ -25,8 +25,8 @@ class TeacherArgs(Recipe):
     name: str = Field(default="teacher", pattern=NAME)
     """What it is called; unique in the pool."""
     family: str | None = None
-    """Teachers of one family count as alike in every statistic; null: those of one name if the
-    pool has several, else those of one training."""
+    """Teachers of one family count as alike in every statistic; null: the states of one training
+    (and, for what is said across teachers, those of one recipe)."""
     weights: Path | None = None
     """A trained model: the folder of a run, or of the weights. Then nothing is trained here, and
     the rest of the recipe means nothing."""
@@ -148,7 +148,7 @@ def planned_teachers(entries: Sequence[TeacherArgs], replicates: int) -> list[Pl
     for replicate in range(replicates):
         for entry in entries:
             training = PlannedTraining(entry, replicate)
-            family = entry.family or (entry.name if len(entries) > 1 else training.name)
+            family = entry.family or training.name
             epochs = (*sorted(entry.training.snapshots), None)
             teachers += [PlannedTeacher(training, family, epoch) for epoch in epochs]
     return teachers

@@ -131,9 +131,7 @@ class Worker:
         run = self._open(folder, training.recipe)
         _, result = produce_student(
             training.recipe,
-            self.sources.splits(
-                training.replicate, "train+calibration" if on_all else self.sources.taught
-            ),
+            self.sources.splits(training.replicate, rows),
             NoTeacher(),
             get_objective(training.recipe.objective),
             seed=self.args.teacher_seed + training.replicate,
