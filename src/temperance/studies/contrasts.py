@@ -196,10 +196,12 @@ class Contrasts:
         if pairs.empty:
             return None
         pairs["difference"] = 100 * (pairs[endpoint] - pairs[f"{endpoint}_against"])
-        unit = "replicate" if alone else "teacher"
+        # Another seed is the same one for all teachers of a replicate: its luck is not theirs.
+        shared = alone or "A/A" in (arm, against)
+        unit = "replicate" if shared else "teacher"
         by_unit = pairs.groupby(unit, sort=False)
         differences = by_unit["difference"].mean()
-        clusters = None if alone else by_unit["family"].first().tolist()
+        clusters = None if shared else by_unit["family"].first().tolist()
         rows = self._rows(pairs, unit) if endpoint == "accuracy" else None
         return Contrast(
             arm,
@@ -207,7 +209,7 @@ class Contrasts:
             way,
             self._shown(way),
             endpoint,
-            "replicates" if alone else "teachers",
+            "replicates" if shared else "teachers",
             tuple(differences.tolist()),
             paired_difference(differences.tolist(), clusters, rows),
         )
