@@ -90,7 +90,8 @@ def test_students_are_compared_with_those_of_their_own_recipe() -> None:
 
 
 def test_teachers_of_one_family_are_one_cluster() -> None:
-    args = study(pool={"factors": {"training.epochs": [1, 2]}}, replicates=3)
+    variants = [{"name": "a", "family": "one"}, {"name": "b", "family": "two"}]
+    args = study(pool={"variants": variants}, replicates=3)
     students = students_of(args, noise)
     contrast = found(args, students)["calibrated", "raw"]
     assert (contrast.difference.n, contrast.difference.clusters) == (6, 2)
@@ -367,3 +368,14 @@ def test_contrasts_come_back_from_json() -> None:
     kept = json.loads(json.dumps([c.to_dict() for c in every], allow_nan=False))
     assert [Contrast.from_dict(record) for record in kept] == every
     assert [record["label"] for record in kept] == [c.label for c in every]
+
+
+def test_another_seed_is_shared_by_the_teachers_of_a_replicate() -> None:
+    """Its luck is one draw for all of them, so A/A is compared over replicates."""
+    args = study(arms=["raw", "A/A"], pool={"factors": {"training.epochs": [1, 2, 3]}})
+    luck = [1.0, -1.0, 1.0, -1.0, 1.0, -1.0]
+    students = students_of(args, lambda p: luck[p.replicate] * (p.arm == "A/A"))
+    contrast = found(args, students)["A/A", "raw"]
+    assert (contrast.units, contrast.difference.n) == ("replicates", 6)
+    assert contrast.differences == pytest.approx(luck)
+    assert contrast.difference.direction == 0
