@@ -203,6 +203,7 @@ def _across(teachers: pd.DataFrame, taught: pd.DataFrame) -> Iterator[dict[str, 
             "teachers": outcome.index.tolist(),
             "outcome": outcome.tolist(),
         }
+        found["families"] = families
         found["correlations"] = _records(correlations(predictors, outcome.to_numpy(), families))
         for error in ("ece", "absolute_gap", "ace"):
             try:

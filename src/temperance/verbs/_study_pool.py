@@ -149,14 +149,7 @@ def _alignment_figures(found: dict[str, Any], where: str) -> list[Block]:
                          centred=True)  # fmt: skip
         right.set_ylabel("")
 
-    units = found.get("units")
-    said = "" if units is None else (
-        f" One common curve misses a teacher's by {number(units['absolute'], 2)} points over τₜ and"
-        f" by {number(units['relative'], 2)} over τₜ / T; difference"
-        f" {signed(units['difference']['value'], 2)}"
-        f" {interval(units['difference']['low'], units['difference']['high'], 2)}, above 0 if T is"
-        " the better unit."
-    )  # fmt: skip
+    said = _units(found["units"]) if "units" in found else ""
     blocks.append(
         Figure(
             svg(draw_curves, width=900, height=380),
@@ -166,6 +159,18 @@ def _alignment_figures(found: dict[str, Any], where: str) -> list[Block]:
         )
     )
     return blocks
+
+
+def _units(units: dict[str, Any]) -> str:
+    """Which unit makes the teachers' curves one."""
+    difference = units["difference"]
+    ends = interval(difference["low"], difference["high"], 2)
+    known = "" if difference["low"] is None else f" {ends}"
+    return (
+        f" One common curve misses a teacher's by {number(units['absolute'], 2)} points over τₜ and"
+        f" by {number(units['relative'], 2)} over τₜ / T; difference"
+        f" {signed(difference['value'], 2)}{known}, above 0 if T is the better unit."
+    )
 
 
 def _line_table(line: dict[str, Any], found: dict[str, Any], where: str) -> Table:
@@ -213,7 +218,7 @@ def across_section(across: Sequence[dict[str, Any]], teachers: pd.DataFrame) -> 
 
 def _across_figures(found: dict[str, Any], teachers: pd.DataFrame, where: str) -> list[Block]:
     pool = teachers.set_index("teacher").loc[found["teachers"]]
-    pool = pool.assign(student_accuracy=np.array(found["outcome"]) / 100)
+    pool = pool.assign(student_accuracy=np.array(found["outcome"]) / 100, family=found["families"])
     r = {row["predictor"]: row["pearson"] for row in found["correlations"]}
     ace = found.get("ace")
     sees = "" if ace is None else f" {ace['sentence']}"

@@ -130,6 +130,9 @@ def objectives_section(students: pd.DataFrame) -> list[Section]:
     ways = raw[CELL].drop_duplicates()
     if len(ways) < 2 or taught.empty:
         return []
+    if taught["factor"].nunique() > 1:
+        named = taught["arm"] + " × " + taught["factor"].map("{:g}".format)
+        taught = taught.assign(arm=taught["arm"].where(taught["factor"].isna(), named))
     keys = ["teacher", *CELL]
     base = raw.groupby(keys, dropna=False)["accuracy"].mean().rename("raw").reset_index()
     arms = taught.groupby([*keys, "arm"], dropna=False, sort=False)["accuracy"].mean()
