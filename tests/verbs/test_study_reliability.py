@@ -135,7 +135,7 @@ def workers(driver: int) -> list[int]:
     return [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_driver_that_is_killed_again_and_again(
     kills: int, tmp_path: Path, study: Study, spawn: Callable[..., Any]
 ) -> None:

@@ -119,6 +119,8 @@ class Jobs:
         self.truth = _truth(args)
         self.folders: dict[str, str] = {}
         """Of the runs, by the key of their job."""
+        self.pool: dict[str, float] | None = None
+        """Temperatures of all teachers, once they are measured."""
         self.trainings: dict[str, StudentTraining] = {}
         """Of the students whose teacher is there, by the key of their job."""
 
@@ -294,14 +296,15 @@ class Jobs:
         """For the arms that have them: the pool's temperature, and another teacher's."""
         if planned.arm not in POOL_WIDE or planned.teacher is None:
             return None, None
-        temperatures = self._temperatures(outcomes)
-        own = planned.teacher
-        others = [
-            teacher
+        if self.pool is None:  # these arms wait for all teachers, so it does not change any more
+            self.pool = self._temperatures(outcomes)
+        own, temperatures = planned.teacher, self.pool
+        others = (
+            temperatures[teacher.name]
             for teacher in self._turned(own)
             if teacher.name in temperatures and teacher.training != own.training
-        ]
-        permuted = temperatures[others[0].name] if others else None
+        )
+        permuted = next(others, None)
         if permuted is None and planned.arm == "permuted-T":
             raise NotApplicableError("no other teacher has a temperature", where=own.name)
         return geometric_mean(list(temperatures.values())), permuted

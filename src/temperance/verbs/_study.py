@@ -76,6 +76,8 @@ def study(
 
 def carried_out(verb: str, args: StudyArgs, place: Place) -> Outcome:
     """A study from its settings to its report."""
+    if place.folder is not None:
+        Store(Run(place.folder)).refuse_if_driven()  # before anything in it is replaced
     engine = Engine(args.engine)
     dataset = shared_dataset(args.data, engine)
     digest = identity(args, data=dataset.fingerprint)
