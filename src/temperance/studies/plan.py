@@ -109,6 +109,13 @@ class StudyArgs(Args):
             raise ValueError("one is given twice")
         return values
 
+    @field_validator("softenings", "underconfidence", "grid")
+    @classmethod
+    def _not_twice(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("one is given twice")
+        return values
+
     @field_validator("calibration")
     @classmethod
     def _a_temperature(cls, calibration: CalibrationArgs) -> CalibrationArgs:
@@ -293,6 +300,12 @@ def problems(args: StudyArgs) -> Iterator[str]:
         yield (
             "engine.devices: a study trains every model on one device; run several at a time with"
             " executor.workers, or on a Ray cluster"
+        )
+    carved = args.split.calibration or args.split.calibration_source == "test"
+    if args.calibration.fit == "held-out" and not carved:
+        yield (
+            "split.calibration: the calibration split is empty, and T is fitted on it; set it above"
+            " 0, or calibration.fit=cross-fit"
         )
     if "bayes" in args.arms and args.data.truth is None:
         yield "arms: 'bayes' needs a known truth (data.truth)"
