@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 from _machine import machine_header
 
-from temperance.reporting.format import interval, number, signed
+from temperance.reporting.format import interval, number, p_value, signed
 from temperance.verbs._report import report
 
 RESULTS = Path(__file__).parent / "results" / "studies"
@@ -90,7 +90,7 @@ def _comparisons(contrasts: list[dict]) -> str:
                 "Detectable": number(difference["detectable"], 2),
                 "n": str(difference["n"]),
                 "Families": str(difference["clusters"]),
-                "": standing + (f", p = {number(p, 3)}" if p is not None else ""),
+                "": standing + (f", p {_equals(p)}" if p is not None else ""),
             }
         )
     return _markdown(pd.DataFrame(lines))
@@ -107,7 +107,7 @@ def _alignment(found: dict) -> str:
         f"{edges.count(edge)} {edge}" for edge in ("low", "high", "flat") if edge in edges
     )
     excluded = f"; left out: {kinds}" if kinds else ""
-    p = "" if line["p"] is None else f", permutation p = {number(line['p'], 3)}"
+    p = "" if line["p"] is None else f", permutation p {_equals(line['p'])}"
     return (
         f"Alignment ({where}), {line['n']} teachers of {line['families']} families{excluded}: slope"
         f" {number(slope['value'], 2)} {interval(slope['low'], slope['high'], 2)}{p}; best factor"
@@ -132,6 +132,11 @@ def _correlations(found: dict) -> str:
     ]
     n = len(found["teachers"])
     return f"Across {n} teachers, raw ({where}):\n\n{_markdown(pd.DataFrame(rows))}"
+
+
+def _equals(p: float) -> str:
+    text = p_value(p)
+    return text if text.startswith("<") else f"= {text}"
 
 
 def _markdown(table: pd.DataFrame) -> str:

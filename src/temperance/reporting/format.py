@@ -46,6 +46,16 @@ def interval(low: float | None, high: float | None, digits: int = 2) -> str:
     return f"[{number(low, digits)}, {number(high, digits)}]"
 
 
+def p_value(p: float | None) -> str:
+    """A p-value with three decimals, and no smaller than that can say.
+
+    Examples:
+        >>> p_value(0.0312), p_value(1e-9), p_value(None)
+        ('0.031', '< 0.001', '–')
+    """
+    return "< 0.001" if p is not None and p < 0.001 else number(p, 3)
+
+
 def cell(value: object) -> str:
     """One scalar of a table as text; floats that nobody formatted get four significant digits.
 

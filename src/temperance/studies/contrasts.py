@@ -191,13 +191,13 @@ class Contrasts:
         first, second = self._of(arm, way), self._of(against, way)
         alone = bool(second["teacher"].isna().all() or first["teacher"].isna().all())
         keys = ["replicate", "seed"] if alone else ["teacher", "seed"]
-        # A teacher's students against those of the labels: several teachers share these.
+        # Students of the labels and of the known truth, and another seed, are the same for all
+        # teachers of a replicate: their luck is no teacher's.
         pairs = first.merge(second, on=keys, suffixes=("", "_against"))
         if pairs.empty:
             return None
         pairs["difference"] = 100 * (pairs[endpoint] - pairs[f"{endpoint}_against"])
-        # Another seed is the same one for all teachers of a replicate: its luck is not theirs.
-        shared = alone or "A/A" in (arm, against)
+        shared = alone or not {"A/A", "bayes"}.isdisjoint((arm, against))
         unit = "replicate" if shared else "teacher"
         by_unit = pairs.groupby(unit, sort=False)
         differences = by_unit["difference"].mean()

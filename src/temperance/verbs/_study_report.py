@@ -13,7 +13,7 @@ import pandas as pd
 from temperance.config import load_config
 from temperance.reporting.arm_figures import paired_differences
 from temperance.reporting.figures import svg
-from temperance.reporting.format import interval, number, signed
+from temperance.reporting.format import interval, number, p_value, signed
 from temperance.reporting.html import (
     Block,
     DataTable,
@@ -122,9 +122,9 @@ def _differences(found: Findings) -> list[Block]:
     if not shown:
         return [Paragraph("The study has no two arms that can be compared.")]
     several = any(contrast.difference.clusters != contrast.difference.n for contrast in shown)
-    tested = any(
-        contrast.p is not None and contrast.standing != "exploratory" for contrast in shown
-    )
+    # The arm that validation has chosen is primary, but nobody has foretold it.
+    foretold = [c for c in shown if c.standing == "secondary" or (c.primary and found.args.primary)]
+    tested = any(contrast.p is not None for contrast in foretold)
     crossed = any(contrast.difference.new_low is not None for contrast in shown)
     table = Table(
         pd.DataFrame(
@@ -185,7 +185,7 @@ def _contrast_row(contrast: Contrast, several: bool, tested: bool, crossed: bool
         row["families"] = str(difference.clusters)
     if tested:
         p = contrast.p if contrast.primary else contrast.p_adjusted
-        row["p"] = number(p if contrast.standing != "exploratory" else None, 3)
+        row["p"] = p_value(p if contrast.standing != "exploratory" else None)
     return row
 
 
